@@ -1,0 +1,58 @@
+# A thin front for cmake, ctest and scripts/. On another system than Debian: install what `scripts/setup --list` names,
+# then `make SETUP=true`.
+PREFIX ?= /usr/local
+SETUP ?= scripts/setup
+JOBS ?= $(shell nproc)
+BUILD := build/release
+CONFIGURE := test -f $(BUILD)/build.ninja || cmake --preset release
+COMPILE := cmake --build --preset release -j $(JOBS)
+
+.PHONY: all demo test lint bench faults install clean help
+all:
+	@$(SETUP) build
+	@$(CONFIGURE)
+	@$(COMPILE)
+
+demo:
+	@$(SETUP) build run
+	@$(CONFIGURE)
+	@$(COMPILE) --target tools bsu-sim
+	@scripts/demo
+
+test:
+	@$(SETUP) build run
+	@$(CONFIGURE)
+	@$(COMPILE)
+	@ctest --test-dir $(BUILD) --no-tests=error --output-on-failure -j $(JOBS)
+
+lint:
+	@$(SETUP) build lint
+	@scripts/lint
+
+bench:
+	@$(SETUP) build run
+	@$(CONFIGURE)
+	@$(COMPILE)
+	@tests/bench/run
+
+faults:
+	@$(SETUP) build run
+	@$(CONFIGURE)
+	@$(COMPILE)
+	@tests/faults/run --all
+
+install: all
+	@cmake --install $(BUILD) --prefix $(PREFIX) --strip
+
+clean:
+	@rm -rf build
+
+help:
+	@echo 'make              build the tools into $(BUILD)/bin'
+	@echo 'make demo         the main job on this machine: a simulated fleet, three subscribers, a kill -9 half-way'
+	@echo 'make test         every test'
+	@echo 'make install      PREFIX=$(PREFIX), DESTDIR is honoured; tools and man pages'
+	@echo 'make lint         format, clang-tidy, warnings as errors, layers, scripts, man pages'
+	@echo 'make bench        throughput, each figure against a baseline of the same run'
+	@echo 'make faults       the long rounds of kill -9 at random instants'
+	@echo 'make clean        remove build/'
