@@ -202,7 +202,7 @@ std::vector<std::string> who_has_open(std::string const& path) {
     if (!descriptors) continue;
     for (std::string const& name : *descriptors) {
       char target[PATH_MAX + 1];
-      ssize_t const n = ::readlink((folder + "/fd/" + name).c_str(), target, PATH_MAX);
+      ssize_t const n = ::readlink(fmt::format("{}/fd/{}", folder, name).c_str(), target, PATH_MAX);
       if (n <= 0 || std::string_view(target, static_cast<std::size_t>(n)) != wanted.get()) continue;
       auto command = read_file(folder + "/comm");
       std::string text = command ? *command : "?";

@@ -41,10 +41,12 @@ class Disk {
 [[nodiscard]] Disk& real_disk();
 
 // pread(2) until `size` bytes or end of file; how many were read.
-[[nodiscard]] Result<std::size_t> read_at(int fd, char* to, std::size_t size, std::uint64_t offset, std::string const& path);
+[[nodiscard]] Result<std::size_t> read_at(int fd, char* to, std::size_t size, std::uint64_t offset,
+                                          std::string const& path);
 [[nodiscard]] Result<std::uint64_t> file_size(int fd, std::string const& path);
 
-// Durable replacement: temporary file beside it, fsync, rename, fsync of the folder. Readers see the old or the new whole.
+// Durable replacement: temporary file beside it, fsync, rename, fsync of the folder. Readers see the old or the new
+// whole.
 [[nodiscard]] Status replace_file(Disk& disk, std::string const& path, std::string_view bytes);
 
 // mkdir -p; new folders are fsynced into their parents.

@@ -20,7 +20,8 @@ void add_secret(std::string_view secret);
 [[nodiscard]] std::string redact(std::string_view text);
 
 void say_error(std::string_view what);
-// Something the operator should know though nothing has failed (a lagging subscriber, a destination that is waited for).
+// Something the operator should know though nothing has failed (a lagging subscriber, a destination that is waited
+// for).
 void say_warning(std::string_view what);
 // What was asked for, on standard error since standard output is for records (`crawl` prints its keys seen).
 void say_info(std::string_view what);

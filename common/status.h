@@ -1,7 +1,7 @@
 // The outcome of everything that input, disk or a peer can make fail.
 //
-// A Status is cheap when ok. Its text is the rest of the line `tool: what: why` that the operator reads, so it names the
-// place (file, URL, line) and the cause (errno's text, the server's words).
+// A Status is cheap when ok. Its text is the rest of the line `tool: what: why` that the operator reads, so it names
+// the place (file, URL, line) and the cause (errno's text, the server's words).
 #pragma once
 
 #include <string>
@@ -13,10 +13,10 @@ namespace inflight {
 // Exit statuses of every tool (sysexits.h where it has a name for it).
 enum class Exit : int {
   ok = 0,
-  rejected = 1,     // done, but some records are in the dead letters
-  usage = 2,        // called wrongly: the operator's to mend
-  defect = 70,      // EX_SOFTWARE: a defect or unrecoverable local failure
-  temporary = 75,   // EX_TEMPFAIL: later may succeed
+  rejected = 1,    // done, but some records are in the dead letters
+  usage = 2,       // called wrongly: the operator's to mend
+  defect = 70,     // EX_SOFTWARE: a defect or unrecoverable local failure
+  temporary = 75,  // EX_TEMPFAIL: later may succeed
   interrupted = 130,
   terminated = 143,
 };
@@ -59,8 +59,8 @@ class [[nodiscard]] Status {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                // NOLINT(google-explicit-constructor): reads as a value
-  Result(Status status) : value_(std::move(status)) {}         // NOLINT(google-explicit-constructor): or as a failure
+  Result(T value) : value_(std::move(value)) {}         // NOLINT(google-explicit-constructor): reads as a value
+  Result(Status status) : value_(std::move(status)) {}  // NOLINT(google-explicit-constructor): or as a failure
   [[nodiscard]] bool ok() const { return value_.index() == 0; }
   explicit operator bool() const { return ok(); }
   [[nodiscard]] T& operator*() { return std::get<0>(value_); }

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "common/units.h"
-
 namespace inflight {
 
 namespace {
@@ -177,7 +175,8 @@ Result<Time> parse_when(std::string_view text, Time now) {
   } else if (auto time = parse_time(text, false)) {
     return *time;
   }
-  return Status::usage(fmt::format("'{}' is not a time: 2018-07-01T13:00:00Z, 2018-07-01, today, yesterday, -2h", text));
+  return Status::usage(
+      fmt::format("'{}' is not a time: 2018-07-01T13:00:00Z, 2018-07-01, today, yesterday, -2h", text));
 }
 
 Clock& system_clock() {

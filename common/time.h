@@ -2,7 +2,6 @@
 // and RFC 3339 text, exact in both directions.
 #pragma once
 
-#include <chrono>
 #include <compare>
 #include <cstdint>
 #include <optional>
@@ -10,6 +9,7 @@
 #include <string_view>
 
 #include "common/status.h"
+#include "common/units.h"
 
 namespace inflight {
 
@@ -17,8 +17,6 @@ struct Time {
   std::int64_t ns = 0;
   auto operator<=>(Time const&) const = default;
 };
-
-using Duration = std::chrono::nanoseconds;
 
 [[nodiscard]] inline Time operator+(Time t, Duration d) { return {t.ns + d.count()}; }
 [[nodiscard]] inline Time operator-(Time t, Duration d) { return {t.ns - d.count()}; }

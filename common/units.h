@@ -1,14 +1,17 @@
-// Durations (`25ms`, `10s`, `1h30m`), sizes (`64MiB`, `10MB`, `512`) and rates (`40/s`, `1/h`, `5MiB/s`), as options take them.
+// Durations (`25ms`, `10s`, `1h30m`), sizes (`64MiB`, `10MB`, `512`) and rates (`40/s`, `1/h`, `5MiB/s`), as options
+// take them.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
 
 #include "common/status.h"
-#include "common/time.h"
 
 namespace inflight {
+
+using Duration = std::chrono::nanoseconds;
 
 [[nodiscard]] Result<Duration> parse_duration(std::string_view text);
 [[nodiscard]] std::string format_duration(Duration duration);
