@@ -1,0 +1,189 @@
+#include "common/cli.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "common/fd_io.h"
+#include "common/messages.h"
+
+namespace inflight {
+
+struct Cli::State {
+  CLI::App app;
+  std::vector<std::string> arguments;  // in reverse, as CLI11 takes them
+  std::vector<std::string> words;      // behind `--`
+  bool has_dashes = false;
+  std::vector<std::string>* pipeline = nullptr;
+  CommonOptions common;
+  std::string log_format = "text";
+
+  using Set = std::function<Status(std::string const&)>;
+
+  CLI::Option* add(std::string const& name, std::string const& help, std::string const& type, std::string const& fallback,
+                   Set const& set) {
+    auto* option = app.add_option(
+        name,
+        [name, set](CLI::results_t const& results) {
+          for (std::string const& text : results) {
+            if (Status status = set(text); !status.ok()) throw CLI::ValidationError(name, status.what());
+          }
+          return true;
+        },
+        help);
+    option->type_name(type)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    if (!fallback.empty()) option->default_str(fallback);
+    return option;
+  }
+};
+
+Cli::Cli(int argc, char** argv) : state_(std::make_unique<State>()) {
+  State& s = *state_;
+  bool behind = false;
+  for (int i = 1; i < argc; ++i) {
+    std::string const word = argv[i];
+    if (behind) {
+      s.words.push_back(word);
+    } else if (word == "--") {
+      behind = s.has_dashes = true;
+    } else {
+      s.arguments.push_back(word);
+    }
+  }
+  s.app.name(tool_name());
+  s.app.set_help_flag("--help", "print this and exit");
+  s.app.set_version_flag("--version", fmt::format("{} {}", tool_name(), INFLIGHT_VERSION), "print the version and exit");
+  s.app.set_config("--options", "", "read options from FILE, one `name = value` a line")->type_name("FILE");
+  s.app.get_formatter()->column_width(34);
+}
+
+Cli::~Cli() = default;
+
+void Cli::purpose(std::string text, std::vector<std::string> examples) {
+  state_->app.description(std::move(text));
+  state_->app.footer(fmt::format("\nExamples:\n  {}\n\nManual: {}(1), inflight(7)", fmt::join(examples, "\n  "), tool_name()));
+}
+
+void Cli::positional(std::string const& name, std::string& value, std::string const& help) {
+  positional_optional(name, value, help);
+  state_->app.get_option(name)->required();
+}
+void Cli::positional_optional(std::string const& name, std::string& value, std::string const& help) {
+  state_->add(name, help, "", value, [&value](std::string const& text) { return value = text, Status{}; });
+}
+void Cli::positional_list(std::string const& name, std::vector<std::string>& values, std::string const& help) {
+  state_->add(name, help, "", "", [&values](std::string const& text) { return values.push_back(text), Status{}; })
+      ->expected(0, 1 << 20)
+      ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
+}
+void Cli::required(std::string const& name, std::string& value, std::string const& help) {
+  option(name, value, help);
+  state_->app.get_option(name.substr(name.find("--")))->required();
+}
+void Cli::option(std::string const& name, std::string& value, std::string const& help) {
+  state_->add(name, help, "TEXT", value, [&value](std::string const& text) { return value = text, Status{}; });
+}
+void Cli::option(std::string const& name, std::uint64_t& value, std::string const& help) {
+  state_->add(name, help, "N", fmt::format("{}", value), [&value](std::string const& text) {
+    if (text.empty() || text.size() > 18 || text.find_first_not_of("0123456789") != std::string::npos) {
+      return Status::usage(fmt::format("'{}' is not a whole number", text));
+    }
+    value = std::stoull(text);
+    return Status{};
+  });
+}
+void Cli::option(std::string const& name, Duration& value, std::string const& help) {
+  state_->add(name, help, "DURATION", value == Duration::zero() ? "" : format_duration(value), [&value](std::string const& text) {
+    auto parsed = parse_duration(text);
+    if (parsed) value = *parsed;
+    return parsed.status();
+  });
+}
+void Cli::option(std::string const& name, Rate& value, std::string const& help) {
+  state_->add(name, help, "RATE", "", [&value](std::string const& text) {
+    auto parsed = parse_rate(text);
+    if (parsed) value = *parsed;
+    return parsed.status();
+  });
+}
+void Cli::option(std::string const& name, std::optional<Time>& value, std::string const& help) {
+  state_->add(name, help, "TIME", "", [&value](std::string const& text) {
+    auto parsed = parse_when(text, system_clock().now());
+    if (parsed) value = *parsed;
+    return parsed.status();
+  });
+}
+void Cli::option(std::string const& name, std::vector<std::string>& values, std::string const& help) {
+  state_->add(name, help, "TEXT", "", [&values](std::string const& text) { return values.push_back(text), Status{}; })
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);
+}
+void Cli::size(std::string const& name, std::uint64_t& value, std::string const& help) {
+  std::string fallback = fmt::format("{}", value);
+  if (value >= 1024 && value % 1024 == 0) {
+    fallback = value % (1 << 20) == 0 ? fmt::format("{}MiB", value >> 20) : fmt::format("{}KiB", value >> 10);
+  }
+  state_->add(name, help, "SIZE", value == 0 ? "" : fallback, [&value](std::string const& text) {
+    auto parsed = parse_size(text);
+    if (parsed) value = *parsed;
+    return parsed.status();
+  });
+}
+void Cli::choice(std::string const& name, std::string& value, std::vector<std::string> choices, std::string const& help) {
+  std::string const type = fmt::format("{}", fmt::join(choices, "|"));
+  state_->add(name, help, type, value, [&value, choices, type](std::string const& text) {
+    if (std::find(choices.begin(), choices.end(), text) == choices.end()) {
+      return Status::usage(fmt::format("'{}' is not one of {}", text, type));
+    }
+    value = text;
+    return Status{};
+  });
+}
+void Cli::flag(std::string const& name, bool& value, std::string const& help) { state_->app.add_flag(name, value, help); }
+
+void Cli::pipeline(std::vector<std::string>& words) { state_->pipeline = &words; }
+
+CommonOptions const& Cli::common() const { return state_->common; }
+
+Exit Cli::wrong(std::string const& what) {
+  say_error(what);
+  return Exit::usage;
+}
+
+std::optional<Exit> Cli::parse() {
+  State& s = *state_;
+  choice("--log-format", s.log_format, {"text", "json"}, "messages on standard error as text or JSON lines");
+  option("--metrics", s.common.metrics_file, "keep counters in this file as Prometheus text");
+  flag("--progress", s.common.progress, "show a progress line though standard error is no terminal");
+  if (s.pipeline != nullptr) {
+    s.app.description(s.app.get_description() + "\n-- PIPELINE runs it and loses nothing: one string for bash, or a program and its arguments");
+  }
+  if (s.pipeline == nullptr) {
+    s.arguments.insert(s.arguments.end(), s.words.begin(), s.words.end());
+  } else if (s.has_dashes && s.words.empty()) {
+    return wrong("-- without a pipeline behind it");
+  } else {
+    *s.pipeline = s.words;
+  }
+  try {
+    std::vector<std::string> arguments(s.arguments.rbegin(), s.arguments.rend());
+    s.app.parse(std::move(arguments));
+  } catch (CLI::CallForHelp const&) {
+    std::string const help = s.app.help();
+    return write_all(1, help, "standard output").ok() ? Exit::ok : Exit::defect;
+  } catch (CLI::CallForVersion const& version) {
+    return write_all(1, std::string(version.what()) + "\n", "standard output").ok() ? Exit::ok : Exit::defect;
+  } catch (CLI::ParseError const& error) {
+    std::string what = error.what();
+    for (char& c : what) {
+      if (c == '\n') c = ' ';
+    }
+    return wrong(fmt::format("{} (try --help)", what));
+  }
+  if (s.log_format == "json") set_log_format(LogFormat::json);
+  return std::nullopt;
+}
+
+}  // namespace inflight

@@ -1,0 +1,174 @@
+#include "common/dead_letter.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "common/messages.h"
+#include "common/reader.h"
+#include "common/record.h"
+
+namespace inflight {
+
+namespace {
+
+std::string base64(std::string_view bytes) {
+  static constexpr char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  for (std::size_t i = 0; i < bytes.size(); i += 3) {
+    auto at = [&](std::size_t k) { return k < bytes.size() ? static_cast<unsigned char>(bytes[k]) : 0U; };
+    unsigned const group = at(i) << 16 | at(i + 1) << 8 | at(i + 2);
+    for (unsigned k = 0; k < 4; ++k) out += i + k > bytes.size() ? '=' : digits[group >> (18 - 6 * k) & 63];
+  }
+  return out;
+}
+
+bool is_record(std::string_view text) {
+  std::string padded(text);
+  padded.resize(text.size() + kRecordPadding);
+  RecordParser parser;
+  Record record;
+  return parser.parse({padded.data(), text.size()}, record).ok();
+}
+
+bool is_utf8(std::string_view text) { return json_string(text).find("\xef\xbf\xbd") == std::string::npos; }
+
+}  // namespace
+
+std::string to_line(DeadLetter const& letter, bool plain_pipe) {
+  std::string out = fmt::format("{{\"{}\":{}", plain_pipe ? "line" : "position", letter.position);
+  if (!plain_pipe) out += fmt::format(",\"attempt\":{}", letter.attempt);
+  out += fmt::format(",\"time\":\"{}\",\"by\":{},\"reason\":{}", format_rfc3339(letter.time), json_string(letter.by),
+                     json_string(redact(letter.reason)));
+  if (is_record(letter.event)) {
+    out += ",\"event\":" + letter.event;
+  } else if (is_utf8(letter.event)) {
+    out += ",\"text\":" + json_string(letter.event);
+  } else {
+    out += ",\"text_base64\":\"" + base64(letter.event) + "\"";
+  }
+  return out += '}';
+}
+
+Result<DeadLetter> parse_dead_letter(std::string_view line) {
+  std::string padded(line);
+  padded.resize(line.size() + kRecordPadding);
+  RecordParser parser;
+  Record record;
+  if (Status status = parser.parse({padded.data(), line.size()}, record); !status.ok()) return status;
+  DeadLetter letter;
+  std::string scratch;
+  auto number = [&](char const* name) -> std::uint64_t {
+    Value const value = record.attribute(name);
+    return value.kind == Value::Kind::number ? std::strtoull(std::string(value.raw).c_str(), nullptr, 10) : 0;
+  };
+  if (!record.attribute("position")) return Status::rejected("not a dead letter: no position");
+  letter.position = number("position");
+  letter.attempt = number("attempt");
+  letter.time = parse_rfc3339(record.text("time", scratch)).value_or(Time{});
+  letter.by = record.text("by", scratch);
+  letter.reason = record.text("reason", scratch);
+  Value const event = record.attribute("event");
+  letter.event = event ? std::string(event.raw) : std::string(record.text("text", scratch));
+  return letter;
+}
+
+Result<DeadLetters> DeadLetters::open(Disk& disk, std::string const& path) {
+  DeadLetters letters;
+  letters.disk_ = &disk;
+  letters.path_ = path;
+  auto fd = disk.open(path, O_RDWR | O_CREAT);
+  if (!fd) return fd.status();
+  letters.fd_ = std::move(*fd);
+  Reader reader(letters.fd_.get(), path, std::uint64_t{1} << 32);
+  Line line;
+  for (;;) {
+    auto got = reader.next(line);
+    if (!got) return got.status();
+    if (*got != Reader::Wait::line) break;
+    if (!line.terminated) break;  // torn by a crash: never acknowledged, so it is written again
+    std::uint64_t const begin = letters.size_;
+    letters.size_ += line.size + 1;
+    std::string const text(line.text.substr(0, std::min<std::size_t>(line.text.size(), 512)));
+    unsigned long long position = 0, attempt = 0;
+    if (std::sscanf(text.c_str(), "{\"position\":%llu,\"attempt\":%llu", &position, &attempt) == 2) {
+      Entry& entry = letters.entries_[position];
+      if (!entry.open) ++letters.open_count_;
+      entry = {begin, line.size, attempt, true};
+    } else if (std::sscanf(text.c_str(), "{\"closed\":%llu", &position) == 1) {
+      Entry& entry = letters.entries_[position];
+      if (entry.open) --letters.open_count_;
+      entry.open = false;
+    } else {
+      return Status::defect(fmt::format("{}: damaged at byte {}", path, begin));
+    }
+  }
+  if (Status status = disk.truncate(letters.fd_.get(), letters.size_, path); !status.ok()) return status;
+  if (Status status = disk.sync_folder(parent_folder(path)); !status.ok()) return status;
+  return letters;
+}
+
+Status DeadLetters::append_line(std::string line) {
+  line += '\n';
+  Status status = disk_->write_at(fd_.get(), line, size_, path_);
+  if (status.ok()) status = disk_->sync(fd_.get(), path_);
+  if (!status.ok()) {
+    (void)disk_->truncate(fd_.get(), size_, path_);
+    return status;
+  }
+  size_ += line.size();
+  return {};
+}
+
+Status DeadLetters::append(DeadLetter const& letter) {
+  auto const known = entries_.find(letter.position);
+  if (known != entries_.end() && known->second.attempt >= letter.attempt) return {};
+  std::string const line = to_line(letter);
+  std::uint64_t const offset = size_;
+  if (Status status = append_line(line); !status.ok()) return status;
+  Entry& entry = entries_[letter.position];
+  if (!entry.open) ++open_count_;
+  entry = {offset, line.size(), letter.attempt, true};
+  return {};
+}
+
+Status DeadLetters::close(std::uint64_t position) {
+  auto const known = entries_.find(position);
+  if (known == entries_.end() || !known->second.open) return {};
+  if (Status status = append_line(fmt::format("{{\"closed\":{},\"attempt\":{}}}", position, known->second.attempt)); !status.ok()) {
+    return status;
+  }
+  known->second.open = false;
+  --open_count_;
+  return {};
+}
+
+Result<DeadLetter> DeadLetters::read(Entry const& entry) const {
+  std::string line(entry.size, '\0');
+  auto got = read_at(fd_.get(), line.data(), line.size(), entry.offset, path_);
+  if (!got) return got.status();
+  return parse_dead_letter(line);
+}
+
+Status RejectFile::reject(std::uint64_t line, std::string_view text, std::string_view reason) {
+  ++count_;
+  if (path_.empty()) {
+    say_error(fmt::format("line {}: {}", line, reason));
+    return {};
+  }
+  if (!fd_) {
+    auto fd = real_disk().open(path_, O_WRONLY | O_CREAT | O_APPEND);
+    if (!fd) return fd.status();
+    fd_ = std::move(*fd);
+  }
+  DeadLetter const letter{line, 1, system_clock().now(), tool_name(), std::string(reason), std::string(text)};
+  return write_all(fd_.get(), to_line(letter, true) + "\n", path_);
+}
+
+Status RejectFile::finish() {
+  if (!fd_) return {};
+  return real_disk().sync(fd_.get(), path_);
+}
+
+}  // namespace inflight

@@ -1,0 +1,79 @@
+// Dead letters: events that could not be processed, each with its stage and reason, kept until they are replayed.
+//
+// A letter is one line of JSON: {"position":17,"attempt":1,"time":…,"by":…,"reason":…,"event":{…}}; `text` takes the place of
+// `event` where the bytes were no JSON (not UTF-8: `text_base64`), `line` that of `position` in a plain pipe.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "common/fd_io.h"
+#include "common/status.h"
+#include "common/time.h"
+
+namespace inflight {
+
+struct DeadLetter {
+  std::uint64_t position = 0;
+  std::uint64_t attempt = 1;
+  Time time;
+  std::string by;      // the stage: a tool's name, or `pipeline`
+  std::string reason;
+  std::string event;   // the original, as the source has it
+};
+[[nodiscard]] std::string to_line(DeadLetter const& letter, bool plain_pipe = false);
+[[nodiscard]] Result<DeadLetter> parse_dead_letter(std::string_view line);
+
+// The letters of one subscriber: an append-only file of letters and of marks that close them. Known by position and
+// attempt: appending what stands there already does nothing. Not for two processes at once (the run lock sees to it).
+class DeadLetters {
+ public:
+  // Reads the file; a torn last line is cut off.
+  static Result<DeadLetters> open(Disk& disk, std::string const& path);
+
+  // Durable when it returns ok.
+  [[nodiscard]] Status append(DeadLetter const& letter);
+  // Closes the open letter of a position (stored or dropped on replay), durably.
+  [[nodiscard]] Status close(std::uint64_t position);
+
+  struct Entry {
+    std::uint64_t offset = 0;  // of the newest attempt's line
+    std::uint64_t size = 0;
+    std::uint64_t attempt = 0;
+    bool open = false;
+  };
+  // Every position that ever had a letter.
+  [[nodiscard]] std::map<std::uint64_t, Entry> const& entries() const { return entries_; }
+  [[nodiscard]] std::uint64_t open_count() const { return open_count_; }
+  [[nodiscard]] Result<DeadLetter> read(Entry const& entry) const;
+
+ private:
+  Status append_line(std::string line);
+
+  Disk* disk_ = nullptr;
+  std::string path_;
+  Fd fd_;
+  std::uint64_t size_ = 0;
+  std::map<std::uint64_t, Entry> entries_;
+  std::uint64_t open_count_ = 0;
+};
+
+// Where a plain shell pipe keeps what it rejects (--dead-letters); without a path each one is a message with its line number.
+class RejectFile {
+ public:
+  explicit RejectFile(std::string path) : path_(std::move(path)) {}
+  [[nodiscard]] Status reject(std::uint64_t line, std::string_view text, std::string_view reason);
+  [[nodiscard]] Status finish();
+  [[nodiscard]] std::uint64_t count() const { return count_; }
+
+ private:
+  std::string path_;
+  Fd fd_;
+  std::uint64_t size_ = 0;
+  std::uint64_t count_ = 0;
+};
+
+}  // namespace inflight

@@ -1,0 +1,104 @@
+#include "common/metrics.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <cstdio>
+#include <fstream>
+#include <mutex>
+#include <thread>
+
+#include "common/messages.h"
+#include "common/units.h"
+
+namespace inflight {
+
+Counters& counters() {
+  static Counters instance;
+  return instance;
+}
+
+struct Progress::State {
+  CommonOptions options;
+  bool line = false;
+  std::mutex mutex;
+  std::condition_variable wake;
+  bool stop = false;
+  std::thread thread;
+  std::uint64_t last_records = 0, last_bytes = 0;
+  Duration last_at{};
+
+  void draw() {
+    Counters& c = counters();
+    Duration const now = system_clock().steady();
+    double const seconds = std::max(0.001, std::chrono::duration<double>(now - last_at).count());
+    std::uint64_t const records = c.records, bytes = c.bytes;
+    double const rate = static_cast<double>(records - last_records) / seconds;
+    std::string text = fmt::format("{}: {} records, {:.0f}/s, {}/s", tool_name(), records, rate,
+                                   format_size(static_cast<double>(bytes - last_bytes) / seconds));
+    if (c.lag_ns >= 0) text += fmt::format(", lag {:.1f} s", static_cast<double>(c.lag_ns) / 1e9);
+    text += fmt::format(", rejected {}", c.rejected.load());
+    if (c.restarts > 0) text += fmt::format(", restarts {}", c.restarts.load());
+    if (c.total > records && rate > 0) {
+      text += fmt::format(", {:.0f} s to go", static_cast<double>(c.total - records) / rate);
+    }
+    last_records = records, last_bytes = bytes, last_at = now;
+    if (::isatty(STDERR_FILENO) == 1) {
+      set_status_line(text);
+    } else {
+      say_info(text.substr(tool_name().size() + 2));
+    }
+  }
+
+  void write_file() const {
+    Counters& c = counters();
+    std::string text;
+    auto add = [&](char const* name, char const* type, char const* help, double value) {
+      text += fmt::format("# HELP inflight_{0} {1}\n# TYPE inflight_{0} {2}\ninflight_{0}{{tool=\"{3}\"}} {4:.17g}\n", name, help,
+                          type, tool_name(), value);
+    };
+    add("records_total", "counter", "Records taken in.", static_cast<double>(c.records));
+    add("bytes_total", "counter", "Bytes taken in.", static_cast<double>(c.bytes));
+    add("settled_total", "counter", "Records stored, passed on or settled.", static_cast<double>(c.settled));
+    add("rejected_total", "counter", "Records rejected.", static_cast<double>(c.rejected));
+    add("dropped_total", "counter", "Records left out on purpose.", static_cast<double>(c.dropped));
+    add("retries_total", "counter", "Attempts at a destination that were repeated.", static_cast<double>(c.retries));
+    add("restarts_total", "counter", "Pipelines started again.", static_cast<double>(c.restarts));
+    if (c.lag_ns >= 0) {
+      add("lag_seconds", "gauge", "Age of the oldest unsettled event.", static_cast<double>(c.lag_ns) / 1e9);
+    }
+    std::string const temporary = fmt::format("{}.{}.tmp", options.metrics_file, ::getpid());
+    std::ofstream(temporary) << text;  // not durable on purpose: it is out of date in a second
+    (void)std::rename(temporary.c_str(), options.metrics_file.c_str());
+  }
+
+  void run() {
+    std::unique_lock lock(mutex);
+    while (!wake.wait_for(lock, std::chrono::seconds(1), [this] { return stop; })) {
+      if (line) draw();
+      if (!options.metrics_file.empty()) write_file();
+    }
+  }
+};
+
+Progress::Progress(CommonOptions const& options) : state_(std::make_unique<State>()) {
+  state_->options = options;
+  state_->line = options.progress || ::isatty(STDERR_FILENO) == 1;
+  state_->last_at = system_clock().steady();
+  if (state_->line || !options.metrics_file.empty()) state_->thread = std::thread([this] { state_->run(); });
+}
+
+Progress::~Progress() {
+  if (!state_->thread.joinable()) return;
+  {
+    std::lock_guard const lock(state_->mutex);
+    state_->stop = true;
+  }
+  state_->wake.notify_one();
+  state_->thread.join();
+  set_status_line("");
+  if (!state_->options.metrics_file.empty()) state_->write_file();
+}
+
+}  // namespace inflight

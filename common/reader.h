@@ -1,0 +1,57 @@
+// Reads lines from a descriptor through one large buffer.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/record.h"
+#include "common/status.h"
+#include "common/time.h"
+
+namespace inflight {
+
+inline constexpr std::uint64_t kMaxRecord = 16 << 20;
+
+struct Line {
+  std::string_view text;     // without newline; kRecordPadding bytes follow; valid until the next call
+  std::uint64_t number = 0;  // counted from 1
+  bool terminated = true;    // false: the last line, without newline
+  bool too_long = false;     // over max_record: `text` is its first 4 KiB, the rest was passed over
+  std::uint64_t size = 0;    // of the whole line
+};
+
+class Reader {
+ public:
+  Reader(int fd, std::string name, std::uint64_t max_record = kMaxRecord);
+
+  enum class Wait { line, end, timeout, stopped };
+  // The next line. `timeout` bounds the waiting for bytes (none: for ever). A stop signal ends the waiting, and no line that
+  // is not yet read is given any more, except what is already in the buffer.
+  [[nodiscard]] Result<Wait> next(Line& line, std::optional<Duration> timeout = std::nullopt);
+  // Called before each waiting, with nothing whole left in the buffer: the time to flush what follows us.
+  void on_idle(std::function<Status()> idle) { idle_ = std::move(idle); }
+  // Whether a whole line is in the buffer.
+  [[nodiscard]] bool ready() const;
+  [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
+  [[nodiscard]] std::string const& name() const { return name_; }
+
+ private:
+  bool take(Line& line);
+  void make_room();
+
+  int fd_;
+  std::string name_;
+  std::uint64_t max_record_;
+  std::function<Status()> idle_;
+  std::vector<char> buffer_;
+  std::size_t begin_ = 0, scanned_ = 0, end_ = 0;
+  std::uint64_t number_ = 0, bytes_ = 0;
+  std::uint64_t passed_over_ = 0;  // bytes of a line too long that have been dropped from the buffer
+  bool eof_ = false;
+};
+
+}  // namespace inflight
