@@ -39,8 +39,8 @@ def tool(name):
 
 
 def run(command, stdin="", timeout=60, text=True, **options):
-    """Run to the end; the exit code is negative for a signal. Bytes that are not UTF-8 survive as surrogates; text=False gives bytes.
-    Further options (cwd, env, pass_fds) go to subprocess.run."""
+    """Run to the end; the exit code is negative for a signal. Bytes that are not UTF-8 survive as surrogates;
+    text=False gives bytes. Further options (cwd, env, pass_fds) go to subprocess.run."""
     if isinstance(stdin, str):
         stdin = stdin.encode("utf-8", "surrogateescape")
     done = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, check=False, **options)
@@ -68,10 +68,12 @@ def wait_for(condition, timeout=30, what="the condition"):
 
 
 class Server:
-    """A process with a folder of its own (`dir`, removed in the end), ready when the block begins and gone when it ends.
+    """A process with a folder of its own (`dir`, removed in the end), ready when the block begins and gone when it
+    ends.
 
-    `{dir}` and `{port}` (a free port) in the command are replaced. With `ready`, a regular expression, it is ready when that
-    stands in its standard output, and the first group is its `url`; with ready=None, when its port accepts a connection.
+    `{dir}` and `{port}` (a free port) in the command are replaced. With `ready`, a regular expression, it is ready when
+    that stands in its standard output, and the first group is its `url`; with ready=None, when its port accepts a
+    connection.
     """
 
     def __init__(self, command, ready=r"listening on (\S+)", timeout=30, env=None):
@@ -87,7 +89,8 @@ class Server:
         try:
             with open(self.dir / "stdout.txt", "wb") as out, open(self.dir / "stderr.txt", "wb") as err:
                 self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                                                env=self._env, start_new_session=True, preexec_fn=self._end_with_the_test)
+                                                env=self._env, start_new_session=True,
+                                                preexec_fn=self._end_with_the_test)
             wait_for(self._is_ready, self._timeout, f"{self.command[0]} to be ready")
         except BaseException:
             self.__exit__()
@@ -136,6 +139,6 @@ class Server:
 
     @staticmethod
     def _end_with_the_test():
-        # A test that is itself killed (ctest's time limit) cannot clean up: the kernel does. Start servers from the main
-        # thread: the kernel acts when the starting thread ends.
+        # A test that is itself killed (ctest's time limit) cannot clean up: the kernel does. Start servers from the
+        # main thread: the kernel acts when the starting thread ends.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

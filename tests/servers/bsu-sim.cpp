@@ -2,14 +2,13 @@
 #include <fcntl.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
-#include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
 #include <zlib.h>
 
-#include <CLI/CLI.hpp>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <array>
@@ -17,6 +16,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -39,9 +39,20 @@ enum class Fault : std::uint8_t { none, slow, black_hole, error, malformed, resh
 constexpr std::string_view fault_names[] = {"none", "slow", "black-hole", "error", "malformed", "reshape", "cut"};
 
 // What became of a request for a reading or for history. `abandoned`: the client hung up while it was held.
-enum class Outcome : std::uint8_t { ok, not_modified, slow, black_hole, error, malformed, reshape, cut, history, abandoned };
-constexpr std::string_view outcome_names[] = {"ok",      "not_modified", "slow", "black_hole", "error", "malformed",
-                                              "reshape", "cut",          "history", "abandoned"};
+enum class Outcome : std::uint8_t {
+  ok,
+  not_modified,
+  slow,
+  black_hole,
+  error,
+  malformed,
+  reshape,
+  cut,
+  history,
+  abandoned
+};
+constexpr std::string_view outcome_names[] = {"ok",        "not_modified", "slow", "black_hole", "error",
+                                              "malformed", "reshape",      "cut",  "history",    "abandoned"};
 constexpr std::size_t outcome_count = std::size(outcome_names);
 
 struct Options {
@@ -93,10 +104,10 @@ Fault parse_fault(std::string_view name) {
 struct Unit {
   static constexpr std::size_t recent_count = 8;
   std::atomic<Fault> fault{Fault::none};
-  std::atomic<std::int64_t> delay{0};      // of slow answers, ms
-  std::atomic<unsigned> error_status{0};   // 0: 500 and 503 in turn
-  std::atomic<std::int64_t> newest{0};     // time of the newest reading given out
-  std::atomic<std::uint32_t> faulty{0};    // faulty answers so far: which kind is next
+  std::atomic<std::int64_t> delay{0};     // of slow answers, ms
+  std::atomic<unsigned> error_status{0};  // 0: 500 and 503 in turn
+  std::atomic<std::int64_t> newest{0};    // time of the newest reading given out
+  std::atomic<std::uint32_t> faulty{0};   // faulty answers so far: which kind is next
   std::atomic<std::uint32_t> polls{0};
   std::atomic<std::int64_t> last_poll{0};  // steady, ms
   std::atomic<std::int64_t> min_gap{0};    // between two polls, ms; 0: not two yet
@@ -112,8 +123,8 @@ struct Unit {
   }
 };
 
-// A request that is or was held has its own; all others share one, which says that their headers were seen (an answer from within
-// that first call would end the connection).
+// A request that is or was held has its own; all others share one, which says that their headers were seen (an answer
+// from within that first call would end the connection).
 struct Request {
   bool gone = false;
 };
@@ -131,8 +142,7 @@ using Response = std::unique_ptr<MHD_Response, ResponseDeleter>;
 
 Response copied(std::string_view body) {
   // libmicrohttpd takes void* and, told to copy, does not write to it.
-  return Response(
-      MHD_create_response_from_buffer(body.size(), const_cast<char*>(body.data()), MHD_RESPMEM_MUST_COPY));
+  return Response(MHD_create_response_from_buffer(body.size(), const_cast<char*>(body.data()), MHD_RESPMEM_MUST_COPY));
 }
 
 MHD_Result send(MHD_Connection* connection, unsigned status, std::string_view type, std::string_view body) {
@@ -145,7 +155,8 @@ MHD_Result send(MHD_Connection* connection, unsigned status, std::string_view ty
 class Gzip {
  public:
   Gzip() {
-    if (deflateInit2(&stream_, Z_BEST_SPEED, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK) throw std::bad_alloc();
+    if (deflateInit2(&stream_, Z_BEST_SPEED, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+      throw std::bad_alloc();
   }
   ~Gzip() { deflateEnd(&stream_); }
   Gzip(Gzip const&) = delete;
@@ -235,7 +246,8 @@ std::vector<Firmware> chosen_firmware(std::vector<std::string> const& names) {
 
 Sim::Sim(Options const& options)
     : options_(options),
-      fleet_(options.units, options.seed, options.firmware.empty() ? options.sunspec : 0, chosen_firmware(options.firmware)),
+      fleet_(options.units, options.seed, options.firmware.empty() ? options.sunspec : 0,
+             chosen_firmware(options.firmware)),
       units_(options.units) {
   if (!options.change_every.empty()) change_every_ = parse_duration(options.change_every).count();
   cadence_ = parse_duration(options.cadence).count();
@@ -260,7 +272,8 @@ void Sim::share_faults(std::vector<std::size_t> const& order) {
   auto const take = [&](Fault fault, std::string const& text, std::int64_t delay = 0) {
     if (text.empty()) return;
     auto const wanted = static_cast<std::size_t>(std::llround(parse_share(text) * static_cast<double>(order.size())));
-    if (next + wanted > order.size()) throw std::invalid_argument("the shares of all faults together are more than the fleet");
+    if (next + wanted > order.size())
+      throw std::invalid_argument("the shares of all faults together are more than the fleet");
     for (std::size_t i = 0; i < wanted; ++i, ++next) {
       units_[order[next]].delay = delay;
       units_[order[next]].fault = fault;
@@ -297,7 +310,8 @@ void Sim::start() {
       {MHD_OPTION_NOTIFY_COMPLETED, reinterpret_cast<intptr_t>(&on_completed), this},
       {MHD_OPTION_NOTIFY_CONNECTION, reinterpret_cast<intptr_t>(&on_connection), this},
   };
-  if (options_.threads > 1) settings.push_back({MHD_OPTION_THREAD_POOL_SIZE, static_cast<intptr_t>(options_.threads), nullptr});
+  if (options_.threads > 1)
+    settings.push_back({MHD_OPTION_THREAD_POOL_SIZE, static_cast<intptr_t>(options_.threads), nullptr});
   settings.push_back({MHD_OPTION_END, 0, nullptr});
   daemon_ = MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, options_.port,
                              nullptr, nullptr, &on_request, this, MHD_OPTION_ARRAY, settings.data(), MHD_OPTION_END);
@@ -505,7 +519,7 @@ ssize_t read_cut_body(void* state, std::uint64_t position, char* out, std::size_
   auto const& body = *static_cast<CutBody*>(state);
   if (position >= body.end) return MHD_CONTENT_READER_END_WITH_ERROR;
   std::size_t const size = std::min(max, body.end - position);
-  std::memcpy(out, body.text.data() + position, size);
+  body.text.copy(out, size, position);
   return static_cast<ssize_t>(size);
 }
 
@@ -542,8 +556,10 @@ MHD_Result Sim::reading(MHD_Connection* connection, std::size_t number, bool lat
     case Fault::reshape: {
       outcome = Outcome::reshape;
       auto const shape = (first + turn) % (firmware_count + 1);
-      if (shape == firmware_count) fleet_.odd_document(body, number, values);
-      else fleet_.document(body, number, values, static_cast<Firmware>(shape));
+      if (shape == firmware_count)
+        fleet_.odd_document(body, number, values);
+      else
+        fleet_.document(body, number, values, static_cast<Firmware>(shape));
       break;
     }
     default:
@@ -557,8 +573,8 @@ MHD_Result Sim::reading(MHD_Connection* connection, std::size_t number, bool lat
     MHD_add_response_header(response.get(), MHD_HTTP_HEADER_CONTENT_TYPE, "application/xml");
     return MHD_queue_response(connection, MHD_HTTP_OK, response.get());
   }
-  bool const pack = options_.gzip && request_header(connection, MHD_HTTP_HEADER_ACCEPT_ENCODING).find("gzip") !=
-                                         std::string_view::npos;
+  bool const pack = options_.gzip &&
+                    request_header(connection, MHD_HTTP_HEADER_ACCEPT_ENCODING).find("gzip") != std::string_view::npos;
   if (pack) {
     thread_local Gzip gzip;
     gzip.compress(body);
@@ -599,7 +615,8 @@ struct HistoryBody {
   void make_more() {
     ready.clear();
     sent = 0;
-    for (; next < until && ready.size() < 16'384; next += cadence) Fleet::history_reading(ready, fleet.read(unit, next));
+    for (; next < until && ready.size() < 16'384; next += cadence)
+      Fleet::history_reading(ready, fleet.read(unit, next));
     if (next < until) return;
     ended = true;
     if (fault != Fault::cut && fault != Fault::malformed) Fleet::history_end(ready);
@@ -611,7 +628,7 @@ ssize_t read_history(void* state, std::uint64_t, char* out, std::size_t max) {
   if (body.sent == body.ready.size() && !body.ended) body.make_more();
   std::size_t const size = std::min(max, body.ready.size() - body.sent);
   if (size == 0) return body.fault == Fault::cut ? MHD_CONTENT_READER_END_WITH_ERROR : MHD_CONTENT_READER_END_OF_STREAM;
-  std::memcpy(out, body.ready.data() + body.sent, size);
+  body.ready.copy(out, size, body.sent);
   body.sent += size;
   return static_cast<ssize_t>(size);
 }
@@ -622,7 +639,9 @@ MHD_Result Sim::history(MHD_Connection* connection, std::size_t number) {
   if (!since || !until) return bad_request(connection, "history wants since= and until= as in RFC 3339");
   if (*until < *since) return bad_request(connection, "until is before since");
   Fault const fault = units_[number].fault;
-  Outcome const outcome = fault == Fault::cut ? Outcome::cut : fault == Fault::malformed ? Outcome::malformed : Outcome::history;
+  Outcome const outcome = fault == Fault::cut         ? Outcome::cut
+                          : fault == Fault::malformed ? Outcome::malformed
+                                                      : Outcome::history;
   // Readings stand at multiples of the cadence, in [since, until), and none in the future.
   std::int64_t const behind = ((*since % cadence_) + cadence_) % cadence_;
   std::int64_t const first = behind == 0 ? *since : *since - behind + cadence_;
@@ -673,8 +692,10 @@ std::size_t Sim::set_faults(MHD_Connection* connection) {
 MHD_Result Sim::control(MHD_Connection* connection) {
   std::size_t changed = 0;
   auto const reset = argument(connection, "reset");
-  if (!argument(connection, "fault").empty()) changed = set_faults(connection);
-  else if (reset != "stats") return bad_request(connection, "give fault=NAME or reset=stats");
+  if (!argument(connection, "fault").empty())
+    changed = set_faults(connection);
+  else if (reset != "stats")
+    return bad_request(connection, "give fault=NAME or reset=stats");
   if (reset == "stats") {
     for (auto& unit : units_) unit.reset();
     not_found_ = bad_requests_ = 0;
@@ -704,22 +725,24 @@ std::string Sim::fleet_stats() const {
   for (std::size_t i = 0; i < outcome_count; ++i)
     out += fmt::format("{}\"{}\":{}", i == 0 ? "" : ",", outcome_names[i], outcomes[i]);
   out += "},\"faults\":{";
-  for (std::size_t i = 0; i < faults.size(); ++i) out += fmt::format("{}\"{}\":{}", i == 0 ? "" : ",", fault_names[i], faults[i]);
+  for (std::size_t i = 0; i < faults.size(); ++i)
+    out += fmt::format("{}\"{}\":{}", i == 0 ? "" : ",", fault_names[i], faults[i]);
   out += fmt::format(
       "}},\"healthy\":{{\"units\":{},\"least_polls\":{},\"most_polls\":{},\"max_gap_ms\":{},\"max_since_last_ms\":{}}},"
       "\"not_found\":{},\"bad_requests\":{},\"connections\":{{\"open\":{},\"peak\":{},\"accepted\":{}}},"
       "\"held\":{{\"now\":{},\"peak\":{}}}}}\n",
-      faults[0], faults[0] == 0 ? 0 : least, most, max_gap, max_since, not_found_.load(), bad_requests_.load(), open_.load(),
-      open_peak_.load(), accepted_.load(), held_.now(), held_.peak());
+      faults[0], faults[0] == 0 ? 0 : least, most, max_gap, max_since, not_found_.load(), bad_requests_.load(),
+      open_.load(), open_peak_.load(), accepted_.load(), held_.now(), held_.peak());
   return out;
 }
 
 void Sim::append_unit_stats(std::string& out, std::size_t number) const {
   Unit const& unit = units_[number];
   std::uint32_t const polls = unit.polls;
-  out += fmt::format("{{\"id\":\"{}\",\"firmware\":\"{}\",\"fault\":\"{}\",\"polls\":{},\"min_gap_ms\":{},\"max_gap_ms\":{}",
-                     fleet_.id(number), name_of(fleet_.firmware(number)), fault_names[static_cast<std::size_t>(unit.fault.load())],
-                     polls, unit.min_gap.load(), unit.max_gap.load());
+  out += fmt::format(
+      "{{\"id\":\"{}\",\"firmware\":\"{}\",\"fault\":\"{}\",\"polls\":{},\"min_gap_ms\":{},\"max_gap_ms\":{}",
+      fleet_.id(number), name_of(fleet_.firmware(number)), fault_names[static_cast<std::size_t>(unit.fault.load())],
+      polls, unit.min_gap.load(), unit.max_gap.load());
   if (polls > 0) out += fmt::format(",\"since_last_ms\":{}", steady_ms() - unit.last_poll);
   out += ",\"last_polls\":[";
   auto const kept = std::min<std::uint32_t>(polls, Unit::recent_count);
@@ -736,20 +759,26 @@ void Sim::append_unit_stats(std::string& out, std::size_t number) const {
 
 void add_options(CLI::App& app, Options& o) {
   app.description("A fleet of battery storage units on loopback, deterministic by seed, that can be told to fail.");
-  app.add_option("--units", o.units, "size of the fleet: bsu-00001 …")->capture_default_str()->check(CLI::Range(1, 9'999'999));
+  app.add_option("--units", o.units, "size of the fleet: bsu-00001 …")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 9'999'999));
   app.add_option("--seed", o.seed, "another seed, another fleet")->capture_default_str();
   app.add_option("--port", o.port, "0: any that is free")->capture_default_str();
   app.add_option("--threads", o.threads, "threads that answer")->capture_default_str()->check(CLI::Range(1, 16));
-  app.add_option("--firmware", o.firmware, "only these: attributes single elements latin1 namespaces sunspec")->delimiter(',');
+  app.add_option("--firmware", o.firmware, "only these: attributes single elements latin1 namespaces sunspec")
+      ->delimiter(',');
   app.add_option("--sunspec", o.sunspec, "share that speaks SunSpec Data Exchange, without --firmware")
-      ->capture_default_str()->check(CLI::Range(0.0, 1.0));
-  app.add_option("--change-every", o.change_every, "values stand this long (304 until then); default: each answer is new");
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--change-every", o.change_every,
+                 "values stand this long (304 until then); default: each answer is new");
   app.add_option("--cadence", o.cadence, "distance of the readings of the history")->capture_default_str();
   app.add_option("--at", o.at, "the fleet's clock stands at this RFC 3339 time; each answer of a unit is 1 ms later");
   app.add_flag("--gzip", o.gzip, "compress for clients that accept gzip");
   app.add_flag("--no-etag", o.no_etag, "no ETag: with --change-every, Last-Modified alone");
   app.add_option("--devices", o.devices, "write 'id URL' lines here when ready");
-  app.add_option("--log", o.log, "append one NDJSON line per answer of a unit: sequence, unit, time of the reading, outcome");
+  app.add_option("--log", o.log,
+                 "append one NDJSON line per answer of a unit: sequence, unit, time of the reading, outcome");
   std::string const faults = "Faults, each for a share of the units (0.2 or 20%), the same ones by seed";
   app.add_option("--slow", o.slow, "SHARE:DURATION, answers late")->group(faults);
   app.add_option("--black-hole", o.black_hole, "accepts and never answers")->group(faults);
@@ -762,7 +791,8 @@ void add_options(CLI::App& app, Options& o) {
       "GET  /bsus/ID/history?since=&until=  its readings in [since, until), one <reading> each\n"
       "GET  /bsus                           all ids, one a line\n"
       "GET  /stats  /stats/ID  /stats/all   counters as JSON; all: NDJSON, one line per unit\n"
-      "POST /control?unit=ID[,ID]|all&fault=none|slow|black-hole|error|malformed|reshape|cut[&duration=2s][&status=429]\n"
+      "POST "
+      "/control?unit=ID[,ID]|all&fault=none|slow|black-hole|error|malformed|reshape|cut[&duration=2s][&status=429]\n"
       "POST /control?share=20%25&fault=…    the same for a share of the units\n"
       "POST /control?reset=stats");
 }

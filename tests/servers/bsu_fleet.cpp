@@ -14,13 +14,13 @@ namespace inflight::sim {
 
 namespace {
 
-constexpr std::string_view firmware_names[firmware_count] = {"attributes", "single", "elements",
+constexpr std::string_view firmware_names[firmware_count] = {"attributes", "single",     "elements",
                                                              "latin1",     "namespaces", "sunspec"};
 constexpr std::string_view firmware_versions[firmware_count] = {"3.1.4", "3.2.0", "2.8.1", "2.4.9", "4.0.2", "1.2"};
 // UTF-8 here; the latin1 firmware narrows them.
 constexpr std::string_view sites[] = {"Mühlhöfe 3", "Süderbrarup", "Fürstenfeld", "Käserei Gößwald", "Åkerby"};
-constexpr std::string_view alarms[] = {"", "module 2 above 45 °C", "grid frequency < 49.8 Hz", "fan & filter need service",
-                                       "insulation below 500 kΩ"};
+constexpr std::string_view alarms[] = {"", "module 2 above 45 °C", "grid frequency < 49.8 Hz",
+                                       "fan & filter need service", "insulation below 500 kΩ"};
 constexpr std::int64_t day = 86'400'000;
 constexpr std::int64_t commissioned = 1'420'070'400'000;  // 2015-01-01
 constexpr double pi = std::numbers::pi;
@@ -66,10 +66,14 @@ void put(std::string& out, Parts const&... parts) {
 void append_escaped(std::string& out, std::string_view text, bool latin1) {
   for (std::size_t i = 0; i < text.size(); ++i) {
     auto const c = static_cast<unsigned char>(text[i]);
-    if (c == '&') out += "&amp;";
-    else if (c == '<') out += "&lt;";
-    else if (c < 0x80 || !latin1) out += text[i];
-    else if (c < 0xc4) out += static_cast<char>((c & 0x03) << 6 | (text[++i] & 0x3f));
+    if (c == '&')
+      out += "&amp;";
+    else if (c == '<')
+      out += "&lt;";
+    else if (c < 0x80 || !latin1)
+      out += text[i];
+    else if (c < 0xc4)
+      out += static_cast<char>((c & 0x03) << 6 | (text[++i] & 0x3f));
     else {  // beyond Latin-1: a character reference, as such firmware does
       add(out, "&#{};", (c & 0x1f) << 6 | (text[i + 1] & 0x3f));
       ++i;
@@ -117,7 +121,8 @@ Fleet::Fleet(std::size_t units, std::uint64_t seed, double sunspec, std::vector<
 std::vector<std::size_t> Fleet::shuffled() const {
   std::vector<std::size_t> order(size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return mix(seed_, a, 2) < mix(seed_, b, 2); });
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return mix(seed_, a, 2) < mix(seed_, b, 2); });
   return order;
 }
 
@@ -140,8 +145,8 @@ Reading Fleet::read(std::size_t unit, std::int64_t time) const {
   };
   auto const trait = [&](std::uint64_t which) { return fraction(mix(seed_, unit, 10 + which)); };
 
-  // The charge is a sine over the unit's own cycle of about a day, so power is a cosine and the energy moved is the integral
-  // of its absolute value: the figures of one reading agree with each other, and with those of the next.
+  // The charge is a sine over the unit's own cycle of about a day, so power is a cosine and the energy moved is the
+  // integral of its absolute value: the figures of one reading agree with each other, and with those of the next.
   double const capacity = 80 + 120 * trait(0);  // kWh
   double const cycle = 2 * pi / (static_cast<double>(day) * (0.8 + 0.4 * trait(1)));
   double const swing = 0.25 + 0.15 * trait(2);
@@ -188,23 +193,26 @@ void Fleet::document(std::string& out, std::size_t unit, Reading const& r, Firmw
       append_time(out, r.time);
       put(out, "\">\n");
       put(out, "  <site>");
-      if (latin1) append_escaped(out, site, true);
-      else put(out, "Station ", static_cast<std::int64_t>(unit % 40 + 1));
+      if (latin1)
+        append_escaped(out, site, true);
+      else
+        put(out, "Station ", static_cast<std::int64_t>(unit % 40 + 1));
       put(out, "</site>\n");
       put(out, "  <status>", r.status, "</status>\n  <uptime unit=\"s\">", (r.time - commissioned) / 1000 % 5'000'000,
-          "</uptime>\n  <health unit=\"%\">", Fixed{980 - static_cast<std::int64_t>(unit % 60), 1}, "</health>\n  <power unit=\"kW\">", Fixed{r.power, 2},
-          "</power>\n  <energy unit=\"kWh\">", Fixed{r.energy, 1}, "</energy>\n  <voltage unit=\"V\">",
-          Fixed{r.voltage, 1}, "</voltage>\n  <current unit=\"A\">", Fixed{r.current, 2},
-          "</current>\n  <temperature unit=\"C\">", Fixed{r.temperature, 1}, "</temperature>\n  <soc unit=\"%\">",
-          Fixed{r.charge, 1}, "</soc>\n  <frequency unit=\"Hz\">", Fixed{r.frequency, 3}, "</frequency>\n");
+          "</uptime>\n  <health unit=\"%\">", Fixed{980 - static_cast<std::int64_t>(unit % 60), 1},
+          "</health>\n  <power unit=\"kW\">", Fixed{r.power, 2}, "</power>\n  <energy unit=\"kWh\">",
+          Fixed{r.energy, 1}, "</energy>\n  <voltage unit=\"V\">", Fixed{r.voltage, 1},
+          "</voltage>\n  <current unit=\"A\">", Fixed{r.current, 2}, "</current>\n  <temperature unit=\"C\">",
+          Fixed{r.temperature, 1}, "</temperature>\n  <soc unit=\"%\">", Fixed{r.charge, 1},
+          "</soc>\n  <frequency unit=\"Hz\">", Fixed{r.frequency, 3}, "</frequency>\n");
       if (shape == Firmware::single) {
         put(out, "  <module n=\"1\"><voltage>", Fixed{r.cell[0], 3}, "</voltage><temperature>", Fixed{r.heat[0], 1},
             "</temperature><cells>192</cells><balancing>", r.charge % 2 == 0 ? "on" : "off",
             "</balancing></module>\n  <comment><![CDATA[inverter <ok> & grid <ok>]]></comment>\n");
       } else {
         for (std::int64_t i = 0; i < 4; ++i)
-          put(out, "  <module n=\"", i + 1, "\" voltage=\"", Fixed{r.cell[i], 3}, "\" temperature=\"", Fixed{r.heat[i], 1},
-              "\"/>\n");
+          put(out, "  <module n=\"", i + 1, "\" voltage=\"", Fixed{r.cell[i], 3}, "\" temperature=\"",
+              Fixed{r.heat[i], 1}, "\"/>\n");
       }
       append_alarm(out, "", r, latin1);
       put(out, "</bsu>\n");
@@ -214,10 +222,10 @@ void Fleet::document(std::string& out, std::size_t unit, Reading const& r, Firmw
       append_time(out, r.time, 120);
       put(out, "</time>\n<site>");
       append_escaped(out, site, false);
-      put(out, "</site><status>", r.status, "</status>\n<power>", Fixed{r.power, 2}, "</power><energy>", Fixed{r.energy, 1},
-          "</energy>\n<voltage>", Fixed{r.voltage, 1}, "</voltage><current>", Fixed{r.current, 2}, "</current>\n<temperature>",
-          Fixed{r.temperature, 1}, "</temperature><soc>", Fixed{r.charge, 1}, "</soc>\n<frequency>", Fixed{r.frequency, 3},
-          "</frequency>\n<modules>\n");
+      put(out, "</site><status>", r.status, "</status>\n<power>", Fixed{r.power, 2}, "</power><energy>",
+          Fixed{r.energy, 1}, "</energy>\n<voltage>", Fixed{r.voltage, 1}, "</voltage><current>", Fixed{r.current, 2},
+          "</current>\n<temperature>", Fixed{r.temperature, 1}, "</temperature><soc>", Fixed{r.charge, 1},
+          "</soc>\n<frequency>", Fixed{r.frequency, 3}, "</frequency>\n<modules>\n");
       for (std::int64_t i = 0; i < 4; ++i)
         put(out, "<module><n>", i + 1, "</n><voltage>", Fixed{r.cell[i], 3}, "</voltage><temperature>",
             Fixed{r.heat[i], 1}, "</temperature></module>\n");
@@ -226,16 +234,19 @@ void Fleet::document(std::string& out, std::size_t unit, Reading const& r, Firmw
       put(out, "</bsu>\n");
       return;
     case Firmware::namespaces:
-      put(out, "<?xml version=\"1.0\" encoding=\"utf-8\" standalone=\"yes\"?>\n<b:bsu xmlns:b=\"urn:example:bsu:4\" "
-          "xmlns:m=\"urn:example:meter\" id=\"", name, "\" firmware=\"", version, "\" time=\"");
+      put(out,
+          "<?xml version=\"1.0\" encoding=\"utf-8\" standalone=\"yes\"?>\n<b:bsu xmlns:b=\"urn:example:bsu:4\" "
+          "xmlns:m=\"urn:example:meter\" id=\"",
+          name, "\" firmware=\"", version, "\" time=\"");
       append_time(out, r.time);
       put(out, "\">\n  <b:status>", r.status, "</b:status>\n  <m:power>", Fixed{r.power, 2}, "</m:power>\n  <m:energy>",
           Fixed{r.energy, 1}, "</m:energy>\n  <m:voltage>", Fixed{r.voltage, 1}, "</m:voltage>\n  <m:current>",
-          Fixed{r.current, 2}, "</m:current>\n  <m:frequency>", Fixed{r.frequency, 3}, "</m:frequency>\n  <b:temperature>",
-          Fixed{r.temperature, 1}, "</b:temperature>\n  <b:soc>", Fixed{r.charge, 1}, "</b:soc>\n");
+          Fixed{r.current, 2}, "</m:current>\n  <m:frequency>", Fixed{r.frequency, 3},
+          "</m:frequency>\n  <b:temperature>", Fixed{r.temperature, 1}, "</b:temperature>\n  <b:soc>",
+          Fixed{r.charge, 1}, "</b:soc>\n");
       for (std::int64_t i = 0; i < 4; ++i)
-        put(out, "  <b:module n=\"", i + 1, "\" m:voltage=\"", Fixed{r.cell[i], 3}, "\" temperature=\"", Fixed{r.heat[i], 1},
-            "\"/>\n");
+        put(out, "  <b:module n=\"", i + 1, "\" m:voltage=\"", Fixed{r.cell[i], 3}, "\" temperature=\"",
+            Fixed{r.heat[i], 1}, "\"/>\n");
       put(out, "  <b:uptime>", (r.time - commissioned) / 1000 % 5'000'000, "</b:uptime>\n");
       append_alarm(out, "b:", r, false);
       put(out, "</b:bsu>\n");
@@ -247,13 +258,14 @@ void Fleet::document(std::string& out, std::size_t unit, Reading const& r, Firmw
           "\" ns=\"example\" man=\"Example\" mod=\"BSU\" sn=\"", name.substr(4), "\" t=\"");
       append_time(out, r.time);
       put(out, "\">\n<m id=\"1\"><p id=\"Mn\">Example</p><p id=\"Md\">BSU</p><p id=\"Vr\">", version,
-          "</p></m>\n<m id=\"103\" x=\"1\"><p id=\"W\" u=\"W\">", r.power * 10, "</p><p id=\"Hz\" sf=\"-3\">", r.frequency,
-          "</p><p id=\"WH\" u=\"Wh\">", r.energy * 100, "</p><p id=\"TmpCab\" u=\"C\">", Fixed{r.temperature, 1},
-          "</p></m>\n<m id=\"802\" x=\"1\">\n<p id=\"SoC\" u=\"%\">", Fixed{r.charge, 1}, "</p>\n<p id=\"SoH\" u=\"%\">", Fixed{980 - static_cast<std::int64_t>(unit % 60), 1}, "</p>\n<p id=\"NCyc\">",
-          (r.time - commissioned) / day, "</p>\n<p id=\"ChaSt\">", charging,
-          "</p>\n<p id=\"V\" sf=\"-1\">", r.voltage, "</p>\n<p id=\"A\" sf=\"-2\">", r.current, "</p>\n<p id=\"W\">",
-          r.power * 10, "</p>\n<p id=\"CellVMax\">", Fixed{*std::max_element(r.cell, r.cell + 4), 3},
-          "</p>\n<p id=\"CellVMin\">", Fixed{*std::min_element(r.cell, r.cell + 4), 3}, "</p>\n<p id=\"Evt1\">",
+          "</p></m>\n<m id=\"103\" x=\"1\"><p id=\"W\" u=\"W\">", r.power * 10, "</p><p id=\"Hz\" sf=\"-3\">",
+          r.frequency, "</p><p id=\"WH\" u=\"Wh\">", r.energy * 100, "</p><p id=\"TmpCab\" u=\"C\">",
+          Fixed{r.temperature, 1}, "</p></m>\n<m id=\"802\" x=\"1\">\n<p id=\"SoC\" u=\"%\">", Fixed{r.charge, 1},
+          "</p>\n<p id=\"SoH\" u=\"%\">", Fixed{980 - static_cast<std::int64_t>(unit % 60), 1}, "</p>\n<p id=\"NCyc\">",
+          (r.time - commissioned) / day, "</p>\n<p id=\"ChaSt\">", charging, "</p>\n<p id=\"V\" sf=\"-1\">", r.voltage,
+          "</p>\n<p id=\"A\" sf=\"-2\">", r.current, "</p>\n<p id=\"W\">", r.power * 10, "</p>\n<p id=\"CellVMax\">",
+          Fixed{*std::max_element(r.cell, r.cell + 4), 3}, "</p>\n<p id=\"CellVMin\">",
+          Fixed{*std::min_element(r.cell, r.cell + 4), 3}, "</p>\n<p id=\"Evt1\">",
           r.alarm == 0 ? 0 : std::int64_t{1} << r.alarm, "</p>\n</m>\n</d>\n</SunSpecData>\n");
       return;
     }
@@ -261,11 +273,15 @@ void Fleet::document(std::string& out, std::size_t unit, Reading const& r, Firmw
 }
 
 void Fleet::odd_document(std::string& out, std::size_t unit, Reading const& r) const {
-  put(out, "<?xml version=\"1.0\"?>\n<device xmlns=\"urn:example:bsu:5\" serial=\"", id(unit), "\" firmware=\"5.0-beta\">\n"
-      "  <measurement at=\"", r.time, "\">\n    <power><value>n/a</value></power>\n    <energy><value>", Fixed{r.energy, 1},
+  put(out, "<?xml version=\"1.0\"?>\n<device xmlns=\"urn:example:bsu:5\" serial=\"", id(unit),
+      "\" firmware=\"5.0-beta\">\n"
+      "  <measurement at=\"",
+      r.time, "\">\n    <power><value>n/a</value></power>\n    <energy><value>", Fixed{r.energy, 1},
       "</value><unit>kWh</unit></energy>\n    <voltage>", Fixed{r.voltage, 1}, "</voltage>\n    <voltage>",
-      Fixed{r.voltage, 1}, "</voltage>\n    <temperature/>\n    <soc>", r.charge / 10, " %</soc>\n  </measurement>\n"
-      "  <status code=\"7\"><text>", r.status, "</text></status>\n</device>\n");
+      Fixed{r.voltage, 1}, "</voltage>\n    <temperature/>\n    <soc>", r.charge / 10,
+      " %</soc>\n  </measurement>\n"
+      "  <status code=\"7\"><text>",
+      r.status, "</text></status>\n</device>\n");
 }
 
 void Fleet::broken_document(std::string& out, std::size_t unit, Reading const& r, unsigned kind) const {
@@ -276,12 +292,24 @@ void Fleet::broken_document(std::string& out, std::size_t unit, Reading const& r
     out.replace(out.find(what, start), what.size(), with);
   };
   switch (kind % 6) {
-    case 0: out.resize(start + (out.size() - start) * 3 / 5); return;                  // ends in the middle
-    case 1: replace("</power>", "</energy>"); return;                                  // end tag of another element
-    case 2: replace("<status>", "<status>AC & DC < 5 "); return;                       // bare & and <
-    case 3: replace(" firmware=\"3.1.4\"", " firmware=3.1.4"); return;                 // attribute without quotes
-    case 4: replace("<status>", "<status>\xff\xfe "); return;                          // not UTF-8
-    default: out.replace(start, std::string::npos, "<html><body><h1>Busy</h1><br>please come again</body></html>\n"); return;
+    case 0:
+      out.resize(start + (out.size() - start) * 3 / 5);
+      return;  // ends in the middle
+    case 1:
+      replace("</power>", "</energy>");
+      return;  // end tag of another element
+    case 2:
+      replace("<status>", "<status>AC & DC < 5 ");
+      return;  // bare & and <
+    case 3:
+      replace(" firmware=\"3.1.4\"", " firmware=3.1.4");
+      return;  // attribute without quotes
+    case 4:
+      replace("<status>", "<status>\xff\xfe ");
+      return;  // not UTF-8
+    default:
+      out.replace(start, std::string::npos, "<html><body><h1>Busy</h1><br>please come again</body></html>\n");
+      return;
   }
 }
 
@@ -343,9 +371,11 @@ std::optional<std::int64_t> parse_time(std::string_view text) {
   if (text.size() < 20 || text[4] != '-' || text[7] != '-' || (text[10] != 'T' && text[10] != 't') || text[13] != ':' ||
       text[16] != ':')
     return std::nullopt;
-  int const y = number(0, 4), mo = number(5, 2), d = number(8, 2), h = number(11, 2), mi = number(14, 2), s = number(17, 2);
+  int const y = number(0, 4), mo = number(5, 2), d = number(8, 2), h = number(11, 2), mi = number(14, 2),
+            s = number(17, 2);
   year_month_day const ymd{year{y}, month{static_cast<unsigned>(mo)}, std::chrono::day{static_cast<unsigned>(d)}};
-  if (y < 0 || mo < 0 || d < 0 || !ymd.ok() || h < 0 || h > 23 || mi < 0 || mi > 59 || s < 0 || s > 60) return std::nullopt;
+  if (y < 0 || mo < 0 || d < 0 || !ymd.ok() || h < 0 || h > 23 || mi < 0 || mi > 59 || s < 0 || s > 60)
+    return std::nullopt;
   std::size_t at = 19;
   std::int64_t ms = 0;
   if (text[at] == '.') {

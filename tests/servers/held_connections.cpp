@@ -74,7 +74,8 @@ void HeldConnections::release_due(Clock::time_point time) {
   }
 }
 
-// A suspended connection is not watched by the daemon: without this look, every client that gave up would cost a descriptor.
+// A suspended connection is not watched by the daemon: without this look, every client that gave up would cost a
+// descriptor.
 void HeldConnections::release_hung_up() {
   std::vector<pollfd> sockets;
   sockets.reserve(held_.size());

@@ -22,9 +22,9 @@ class HeldConnections {
   HeldConnections(HeldConnections const&) = delete;
   HeldConnections& operator=(HeldConnections const&) = delete;
 
-  // To be called from the access handler, which then returns MHD_YES at once: it is called again when `until` has passed, with
-  // *gone false; or when the client has hung up (noticed within a tenth of a second) or the server ends, with *gone true: then
-  // it returns MHD_NO. `gone` must live until then. False: the server is ending, nothing is held.
+  // To be called from the access handler, which then returns MHD_YES at once: it is called again when `until` has
+  // passed, with *gone false; or when the client has hung up (noticed within a tenth of a second) or the server ends,
+  // with *gone true: then it returns MHD_NO. `gone` must live until then. False: the server is ending, nothing is held.
   [[nodiscard]] bool hold(MHD_Connection* connection, Clock::time_point until, bool* gone);
 
   // Lets go of all and holds no more; before MHD_stop_daemon, which must not find suspended connections.
