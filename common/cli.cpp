@@ -22,8 +22,8 @@ struct Cli::State {
 
   using Set = std::function<Status(std::string const&)>;
 
-  CLI::Option* add(std::string const& name, std::string const& help, std::string const& type, std::string const& fallback,
-                   Set const& set) {
+  CLI::Option* add(std::string const& name, std::string const& help, std::string const& type,
+                   std::string const& fallback, Set const& set) {
     auto* option = app.add_option(
         name,
         [name, set](CLI::results_t const& results) {
@@ -54,7 +54,8 @@ Cli::Cli(int argc, char** argv) : state_(std::make_unique<State>()) {
   }
   s.app.name(tool_name());
   s.app.set_help_flag("--help", "print this and exit");
-  s.app.set_version_flag("--version", fmt::format("{} {}", tool_name(), INFLIGHT_VERSION), "print the version and exit");
+  s.app.set_version_flag("--version", fmt::format("{} {}", tool_name(), INFLIGHT_VERSION),
+                         "print the version and exit");
   s.app.set_config("--options", "", "read options from FILE, one `name = value` a line")->type_name("FILE");
   s.app.get_formatter()->column_width(34);
 }
@@ -63,7 +64,8 @@ Cli::~Cli() = default;
 
 void Cli::purpose(std::string text, std::vector<std::string> examples) {
   state_->app.description(std::move(text));
-  state_->app.footer(fmt::format("\nExamples:\n  {}\n\nManual: {}(1), inflight(7)", fmt::join(examples, "\n  "), tool_name()));
+  state_->app.footer(
+      fmt::format("\nExamples:\n  {}\n\nManual: {}(1), inflight(7)", fmt::join(examples, "\n  "), tool_name()));
 }
 
 void Cli::positional(std::string const& name, std::string& value, std::string const& help) {
@@ -95,11 +97,12 @@ void Cli::option(std::string const& name, std::uint64_t& value, std::string cons
   });
 }
 void Cli::option(std::string const& name, Duration& value, std::string const& help) {
-  state_->add(name, help, "DURATION", value == Duration::zero() ? "" : format_duration(value), [&value](std::string const& text) {
-    auto parsed = parse_duration(text);
-    if (parsed) value = *parsed;
-    return parsed.status();
-  });
+  state_->add(name, help, "DURATION", value == Duration::zero() ? "" : format_duration(value),
+              [&value](std::string const& text) {
+                auto parsed = parse_duration(text);
+                if (parsed) value = *parsed;
+                return parsed.status();
+              });
 }
 void Cli::option(std::string const& name, Rate& value, std::string const& help) {
   state_->add(name, help, "RATE", "", [&value](std::string const& text) {
@@ -131,7 +134,8 @@ void Cli::size(std::string const& name, std::uint64_t& value, std::string const&
     return parsed.status();
   });
 }
-void Cli::choice(std::string const& name, std::string& value, std::vector<std::string> choices, std::string const& help) {
+void Cli::choice(std::string const& name, std::string& value, std::vector<std::string> choices,
+                 std::string const& help) {
   std::string const type = fmt::format("{}", fmt::join(choices, "|"));
   state_->add(name, help, type, value, [&value, choices, type](std::string const& text) {
     if (std::find(choices.begin(), choices.end(), text) == choices.end()) {
@@ -141,7 +145,9 @@ void Cli::choice(std::string const& name, std::string& value, std::vector<std::s
     return Status{};
   });
 }
-void Cli::flag(std::string const& name, bool& value, std::string const& help) { state_->app.add_flag(name, value, help); }
+void Cli::flag(std::string const& name, bool& value, std::string const& help) {
+  state_->app.add_flag(name, value, help);
+}
 
 void Cli::pipeline(std::vector<std::string>& words) { state_->pipeline = &words; }
 
@@ -158,7 +164,8 @@ std::optional<Exit> Cli::parse() {
   option("--metrics", s.common.metrics_file, "keep counters in this file as Prometheus text");
   flag("--progress", s.common.progress, "show a progress line though standard error is no terminal");
   if (s.pipeline != nullptr) {
-    s.app.description(s.app.get_description() + "\n-- PIPELINE runs it and loses nothing: one string for bash, or a program and its arguments");
+    s.app.description(s.app.get_description() +
+                      "\n-- PIPELINE runs it and loses nothing: one string for bash, or a program and its arguments");
   }
   if (s.pipeline == nullptr) {
     s.arguments.insert(s.arguments.end(), s.words.begin(), s.words.end());

@@ -1,7 +1,7 @@
 // The command line, on CLI11. Parsing opens nothing but the file of --options.
 //
-// Every tool also has --options FILE, --log-format, --metrics, --progress, --help and --version. Whatever follows `--` is the
-// pipeline of a source.
+// Every tool also has --options FILE, --log-format, --metrics, --progress, --help and --version. Whatever follows `--`
+// is the pipeline of a source.
 #pragma once
 
 #include <cstdint>

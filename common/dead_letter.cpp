@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
+#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "common/messages.h"
@@ -30,6 +31,15 @@ bool is_record(std::string_view text) {
   RecordParser parser;
   Record record;
   return parser.parse({padded.data(), text.size()}, record).ok();
+}
+
+// Takes the number behind `label` from the front of a line of our own.
+bool take(std::string_view& text, std::string_view label, std::uint64_t& number) {
+  if (!text.starts_with(label)) return false;
+  auto const [end, error] = std::from_chars(text.data() + label.size(), text.data() + text.size(), number);
+  if (error != std::errc()) return false;
+  text.remove_prefix(static_cast<std::size_t>(end - text.data()));
+  return true;
 }
 
 bool is_utf8(std::string_view text) { return json_string(text).find("\xef\xbf\xbd") == std::string::npos; }
@@ -90,13 +100,13 @@ Result<DeadLetters> DeadLetters::open(Disk& disk, std::string const& path) {
     if (!line.terminated) break;  // torn by a crash: never acknowledged, so it is written again
     std::uint64_t const begin = letters.size_;
     letters.size_ += line.size + 1;
-    std::string const text(line.text.substr(0, std::min<std::size_t>(line.text.size(), 512)));
-    unsigned long long position = 0, attempt = 0;
-    if (std::sscanf(text.c_str(), "{\"position\":%llu,\"attempt\":%llu", &position, &attempt) == 2) {
+    std::string_view text = line.text;
+    std::uint64_t position = 0, attempt = 0;
+    if (take(text, R"({"position":)", position) && take(text, R"(,"attempt":)", attempt)) {
       Entry& entry = letters.entries_[position];
       if (!entry.open) ++letters.open_count_;
       entry = {begin, line.size, attempt, true};
-    } else if (std::sscanf(text.c_str(), "{\"closed\":%llu", &position) == 1) {
+    } else if (take(text, R"({"closed":)", position)) {
       Entry& entry = letters.entries_[position];
       if (entry.open) --letters.open_count_;
       entry.open = false;
@@ -136,7 +146,8 @@ Status DeadLetters::append(DeadLetter const& letter) {
 Status DeadLetters::close(std::uint64_t position) {
   auto const known = entries_.find(position);
   if (known == entries_.end() || !known->second.open) return {};
-  if (Status status = append_line(fmt::format("{{\"closed\":{},\"attempt\":{}}}", position, known->second.attempt)); !status.ok()) {
+  if (Status status = append_line(fmt::format("{{\"closed\":{},\"attempt\":{}}}", position, known->second.attempt));
+      !status.ok()) {
     return status;
   }
   known->second.open = false;

@@ -1,7 +1,7 @@
 // Dead letters: events that could not be processed, each with its stage and reason, kept until they are replayed.
 //
-// A letter is one line of JSON: {"position":17,"attempt":1,"time":…,"by":…,"reason":…,"event":{…}}; `text` takes the place of
-// `event` where the bytes were no JSON (not UTF-8: `text_base64`), `line` that of `position` in a plain pipe.
+// A letter is one line of JSON: {"position":17,"attempt":1,"time":…,"by":…,"reason":…,"event":{…}}; `text` takes the
+// place of `event` where the bytes were no JSON (not UTF-8: `text_base64`), `line` that of `position` in a plain pipe.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +20,9 @@ struct DeadLetter {
   std::uint64_t position = 0;
   std::uint64_t attempt = 1;
   Time time;
-  std::string by;      // the stage: a tool's name, or `pipeline`
+  std::string by;  // the stage: a tool's name, or `pipeline`
   std::string reason;
-  std::string event;   // the original, as the source has it
+  std::string event;  // the original, as the source has it
 };
 [[nodiscard]] std::string to_line(DeadLetter const& letter, bool plain_pipe = false);
 [[nodiscard]] Result<DeadLetter> parse_dead_letter(std::string_view line);
@@ -61,7 +61,8 @@ class DeadLetters {
   std::uint64_t open_count_ = 0;
 };
 
-// Where a plain shell pipe keeps what it rejects (--dead-letters); without a path each one is a message with its line number.
+// Where a plain shell pipe keeps what it rejects (--dead-letters); without a path each one is a message with its line
+// number.
 class RejectFile {
  public:
   explicit RejectFile(std::string path) : path_(std::move(path)) {}

@@ -100,7 +100,8 @@ class FilterChunk {
       std::string_view delivery;
       bool known = receipts.active() && take_delivery(receipts, begin, size, delivery);
       auto reject = [&](std::string const& reason) {
-        rejected.push_back({source.number, std::string(delivery), receipts.active() ? "" : std::string(begin, size), reason});
+        rejected.push_back(
+            {source.number, std::string(delivery), receipts.active() ? "" : std::string(begin, size), reason});
       };
       if (source.too_long) {
         reject(fmt::format("a record of {} bytes is over --max-record {}", source.whole_size, max_record));
@@ -112,11 +113,13 @@ class FilterChunk {
         Value const value = record.attribute("delivery");
         known = receipts.positions_of(value.raw, positions);
         if (!known) {
-          failed = Status::usage(fmt::format("line {}: a stage before {} drops .delivery (jq: keep the event, change .data)",
-                                             source.number, tool_name()));
+          failed =
+              Status::usage(fmt::format("line {}: a stage before {} drops .delivery (jq: keep the event, change .data)",
+                                        source.number, tool_name()));
           return;
         }
-        slow_deliveries_.emplace_back(value.raw.substr(receipts.token().size() + 2, value.raw.size() - receipts.token().size() - 3));
+        slow_deliveries_.emplace_back(
+            value.raw.substr(receipts.token().size() + 2, value.raw.size() - receipts.token().size() - 3));
         delivery = slow_deliveries_.back();
         slow = record.without("delivery");
         size = slow.size();
@@ -137,7 +140,8 @@ class FilterChunk {
       }
       for (std::size_t i = 0; status.ok() && i < output_.starts_.size(); ++i) {
         if (piece(i).size() > max_record) {
-          status = Status::rejected(fmt::format("what {} makes of it has {} bytes, over --max-record", tool_name(), piece(i).size()));
+          status = Status::rejected(
+              fmt::format("what {} makes of it has {} bytes, over --max-record", tool_name(), piece(i).size()));
         }
       }
       if (status.code() == Code::rejected) {
@@ -147,7 +151,8 @@ class FilterChunk {
         return;
       } else {
         if (output_.starts_.empty()) drop(delivery);
-        for (std::size_t i = 0; i < output_.starts_.size(); ++i) put(receipts, delivery, i, i + 1 == output_.starts_.size());
+        for (std::size_t i = 0; i < output_.starts_.size(); ++i)
+          put(receipts, delivery, i, i + 1 == output_.starts_.size());
       }
     }
   }
@@ -184,7 +189,8 @@ class FilterChunk {
       char const* separator = "";
       for (Position const& position : positions) {
         for (std::uint64_t n = position.first; n <= position.last; ++n) {
-          fmt::format_to(std::back_inserter(out), "{}{}{}/{}{}", separator, n, position.pieces, i + 1, final ? "." : "");
+          fmt::format_to(std::back_inserter(out), "{}{}{}/{}{}", separator, n, position.pieces, i + 1,
+                         final ? "." : "");
           separator = ",";
         }
       }
@@ -205,7 +211,10 @@ namespace {
 class FilterLoop {
  public:
   FilterLoop(Io& io, std::function<std::unique_ptr<Filter>()> const& make, FilterOptions const& options)
-      : io_(io), make_(make), options_(options), rejects_(options.dead_letters),
+      : io_(io),
+        make_(make),
+        options_(options),
+        rejects_(options.dead_letters),
         reader_(io.in, "standard input", options.max_record + 4096) {}
 
   Exit run() {
@@ -230,7 +239,8 @@ class FilterLoop {
       if (!got) return got.status();
       if (*got != Reader::Wait::line) return false;
       if (!line.terminated && io_.receipts.active()) {
-        half_line_ = Status::defect(fmt::format("line {} ends in the middle: the stage before {} was killed", line.number, tool_name()));
+        half_line_ = Status::defect(
+            fmt::format("line {} ends in the middle: the stage before {} was killed", line.number, tool_name()));
         return false;
       }
       chunk.add(line);
@@ -354,7 +364,6 @@ class FilterLoop {
     if (!status.ok()) return status;
     return read_status.ok() ? half_line_ : read_status;
   }
-
 
   Io& io_;
   std::function<std::unique_ptr<Filter>()> const& make_;

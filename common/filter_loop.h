@@ -1,7 +1,7 @@
 // The loop of every filter: records in, records out, order kept, whatever it cannot process rejected with its reason.
 //
-// It hands the filter one record at a time; deletions pass untouched. Where a source listens (receipts.h), it numbers the
-// pieces of an event that became several records, and tells rejections and drops on the channel.
+// It hands the filter one record at a time; deletions pass untouched. Where a source listens (receipts.h), it numbers
+// the pieces of an event that became several records, and tells rejections and drops on the channel.
 #pragma once
 
 #include <functional>
@@ -48,10 +48,11 @@ class Filter {
   [[nodiscard]] virtual Status apply(Record const& in, Output& out) = 0;
 };
 
-[[nodiscard]] Exit run_filter(Io& io, std::function<std::unique_ptr<Filter>()> const& make, FilterOptions const& options);
+[[nodiscard]] Exit run_filter(Io& io, std::function<std::unique_ptr<Filter>()> const& make,
+                              FilterOptions const& options);
 
-// The positions of a record that begins with `{"delivery":"TOKEN:…"`, as sources and our filters write it: on success `line` is
-// what remains without it, which takes one byte of the buffer in place (the comma becomes the brace).
+// The positions of a record that begins with `{"delivery":"TOKEN:…"`, as sources and our filters write it: on success
+// `line` is what remains without it, which takes one byte of the buffer in place (the comma becomes the brace).
 [[nodiscard]] bool take_delivery(Receipts const& receipts, char*& begin, std::size_t& size, std::string_view& delivery);
 
 }  // namespace inflight

@@ -55,8 +55,8 @@ struct Progress::State {
     Counters& c = counters();
     std::string text;
     auto add = [&](char const* name, char const* type, char const* help, double value) {
-      text += fmt::format("# HELP inflight_{0} {1}\n# TYPE inflight_{0} {2}\ninflight_{0}{{tool=\"{3}\"}} {4:.17g}\n", name, help,
-                          type, tool_name(), value);
+      text += fmt::format("# HELP inflight_{0} {1}\n# TYPE inflight_{0} {2}\ninflight_{0}{{tool=\"{3}\"}} {4:.17g}\n",
+                          name, help, type, tool_name(), value);
     };
     add("records_total", "counter", "Records taken in.", static_cast<double>(c.records));
     add("bytes_total", "counter", "Bytes taken in.", static_cast<double>(c.bytes));

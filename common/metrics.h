@@ -14,20 +14,20 @@
 namespace inflight {
 
 struct Counters {
-  std::atomic<std::uint64_t> records{0};    // taken in
+  std::atomic<std::uint64_t> records{0};  // taken in
   std::atomic<std::uint64_t> bytes{0};
-  std::atomic<std::uint64_t> settled{0};    // stored, passed on or settled, as the tool has it
+  std::atomic<std::uint64_t> settled{0};  // stored, passed on or settled, as the tool has it
   std::atomic<std::uint64_t> rejected{0};
   std::atomic<std::uint64_t> dropped{0};
   std::atomic<std::uint64_t> retries{0};
-  std::atomic<std::uint64_t> restarts{0};   // of a pipeline
-  std::atomic<std::uint64_t> total{0};      // records to come in all, where that is known
-  std::atomic<std::int64_t> lag_ns{-1};     // age of the oldest that is not settled; -1: does not apply
+  std::atomic<std::uint64_t> restarts{0};  // of a pipeline
+  std::atomic<std::uint64_t> total{0};     // records to come in all, where that is known
+  std::atomic<std::int64_t> lag_ns{-1};    // age of the oldest that is not settled; -1: does not apply
 };
 [[nodiscard]] Counters& counters();
 
-// Draws the line each second when standard error is a terminal or progress was asked for, and replaces the metrics file each
-// second and at the end.
+// Draws the line each second when standard error is a terminal or progress was asked for, and replaces the metrics file
+// each second and at the end.
 class Progress {
  public:
   explicit Progress(CommonOptions const& options);

@@ -29,8 +29,8 @@ class Reader {
   Reader(int fd, std::string name, std::uint64_t max_record = kMaxRecord);
 
   enum class Wait { line, end, timeout, stopped };
-  // The next line. `timeout` bounds the waiting for bytes (none: for ever). A stop signal ends the waiting, and no line that
-  // is not yet read is given any more, except what is already in the buffer.
+  // The next line. `timeout` bounds the waiting for bytes (none: for ever). A stop signal ends the waiting, and no line
+  // that is not yet read is given any more, except what is already in the buffer.
   [[nodiscard]] Result<Wait> next(Line& line, std::optional<Duration> timeout = std::nullopt);
   // Called before each waiting, with nothing whole left in the buffer: the time to flush what follows us.
   void on_idle(std::function<Status()> idle) { idle_ = std::move(idle); }

@@ -150,9 +150,9 @@ Result<Receipts> Receipts::open() {
   struct stat info {};
   if (!good || rest.empty()) return Status::usage(fmt::format("RECEIPTS_FD={}: not FD:DEVICE:INODE:TOKEN", text));
   if (::fstat(static_cast<int>(numbers[0]), &info) != 0 || info.st_dev != numbers[1] || info.st_ino != numbers[2]) {
-    return Status::usage(
-        fmt::format("descriptor {} is not the receipts channel: a program before {} closes descriptors that it inherits",
-                    numbers[0], tool_name()));
+    return Status::usage(fmt::format(
+        "descriptor {} is not the receipts channel: a program before {} closes descriptors that it inherits",
+        numbers[0], tool_name()));
   }
   receipts.fd_ = static_cast<int>(numbers[0]);
   receipts.token_ = rest;
@@ -174,7 +174,8 @@ Status Receipts::announce(std::string_view sink) {
 
 Status Receipts::settle(PositionList const& positions, std::string_view status, std::string_view reason) {
   if (!active()) return {};
-  std::string tail = fmt::format(R"(","status":"{}","by":{})", status, json_string(fmt::format("{}[{}]", tool_name(), ::getpid())));
+  std::string tail =
+      fmt::format(R"(","status":"{}","by":{})", status, json_string(fmt::format("{}[{}]", tool_name(), ::getpid())));
   if (!reason.empty()) {
     std::string text = json_string(redact(reason));
     if (text.size() > 1024) text = json_string(redact(reason).substr(0, 480) + "…");

@@ -1,10 +1,11 @@
 // The receipts protocol as a stage of a pipeline speaks it.  Manual: man/receipts.7
 //
-// A source that must not lose data hands every process one pipe, named by RECEIPTS_FD=FD:DEVICE:INODE:TOKEN, and writes into
-// each record `"delivery":"TOKEN:POSITIONS"`. Stages answer with one JSON object a line, each one write(2) of at most
-// PIPE_BUF bytes.
+// A source that must not lose data hands every process one pipe, named by RECEIPTS_FD=FD:DEVICE:INODE:TOKEN, and writes
+// into each record `"delivery":"TOKEN:POSITIONS"`. Stages answer with one JSON object a line, each one write(2) of at
+// most PIPE_BUF bytes.
 //
-// POSITIONS is a list: `17`, `1200-1233`, or a piece of an event, `17/1`, `17/2`, the last one `17/3.` (nested: `17/2./1.`).
+// POSITIONS is a list: `17`, `1200-1233`, or a piece of an event, `17/1`, `17/2`, the last one `17/3.` (nested:
+// `17/2./1.`).
 #pragma once
 
 #include <cstdint>

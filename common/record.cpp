@@ -353,7 +353,8 @@ Status RecordParser::parse(std::string_view line, Record& record) {
   record.line_ = line;
   record.fields_.clear();
   record.is_event_ = false;
-  if (line.find_first_not_of(" \t\r") == std::string_view::npos) return Status::rejected("an empty line is not a record");
+  if (line.find_first_not_of(" \t\r") == std::string_view::npos)
+    return Status::rejected("an empty line is not a record");
   simdjson::ondemand::document document;
   if (auto error = state_->parser.iterate(line.data(), line.size(), line.size() + kRecordPadding).get(document)) {
     return reject(error, "not JSON");
@@ -385,7 +386,8 @@ Status RecordParser::parse(std::string_view line, Record& record) {
                               static_cast<std::uint32_t>(raw.data() + raw.size() - line.data())});
     if (record.fields_.back().name == "specversion") record.is_event_ = true;
   }
-  if (document.current_location().error() == simdjson::SUCCESS) return Status::rejected("not JSON: something follows the object");
+  if (document.current_location().error() == simdjson::SUCCESS)
+    return Status::rejected("not JSON: something follows the object");
   return {};
 }
 
@@ -428,8 +430,8 @@ struct Node {
 void plant(Node& root, std::vector<std::string> const& steps, std::size_t index) {
   Node* node = &root;
   for (std::string const& step : steps) {
-    auto found =
-        std::find_if(node->children.begin(), node->children.end(), [&](Node const& child) { return child.step == step; });
+    auto found = std::find_if(node->children.begin(), node->children.end(),
+                              [&](Node const& child) { return child.step == step; });
     if (found == node->children.end()) {
       node->children.push_back({step, {}, {}});
       found = node->children.end() - 1;
@@ -501,7 +503,9 @@ class Walk {
     return at_ < end_ ? *at_ : '\0';
   }
   [[nodiscard]] char const* at() const { return at_; }
-  [[nodiscard]] std::string_view since(char const* begin) const { return {begin, static_cast<std::size_t>(at_ - begin)}; }
+  [[nodiscard]] std::string_view since(char const* begin) const {
+    return {begin, static_cast<std::size_t>(at_ - begin)};
+  }
 
  private:
   char const* at_;
@@ -522,7 +526,8 @@ bool select_in(Walk& walk, Node const& node, std::vector<Value>& values, int dep
         std::string_view const name = key.substr(1, key.size() - 2);
         auto const child = std::find_if(node.children.begin(), node.children.end(),
                                         [&](Node const& candidate) { return same_name(name, candidate.step); });
-        good = child == node.children.end() ? !walk.skip(depth + 1).empty() : select_in(walk, *child, values, depth + 1);
+        good =
+            child == node.children.end() ? !walk.skip(depth + 1).empty() : select_in(walk, *child, values, depth + 1);
       } while (good && walk.accept(','));
       good = good && walk.accept('}');
     }
@@ -534,7 +539,8 @@ bool select_in(Walk& walk, Node const& node, std::vector<Value>& values, int dep
         std::string const name = std::to_string(index++);
         auto const child = std::find_if(node.children.begin(), node.children.end(),
                                         [&](Node const& candidate) { return candidate.step == name; });
-        good = child == node.children.end() ? !walk.skip(depth + 1).empty() : select_in(walk, *child, values, depth + 1);
+        good =
+            child == node.children.end() ? !walk.skip(depth + 1).empty() : select_in(walk, *child, values, depth + 1);
       } while (good && walk.accept(','));
       good = good && walk.accept(']');
     }
@@ -668,13 +674,16 @@ Status Template::expand(Record const& record, std::string& out) {
       continue;
     }
     Value const value = values[next++];
-    if (!value || value.kind == Value::Kind::null || value.kind == Value::Kind::object || value.kind == Value::Kind::array) {
-      return Status::rejected(fmt::format("{{{}}} names {}", part.text, value ? "no scalar" : "nothing in this record"));
+    if (!value || value.kind == Value::Kind::null || value.kind == Value::Kind::object ||
+        value.kind == Value::Kind::array) {
+      return Status::rejected(
+          fmt::format("{{{}}} names {}", part.text, value ? "no scalar" : "nothing in this record"));
     }
     for (char const c : unquote(value.raw, scratch)) {
       bool const unreserved = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
                               c == '.' || c == '_' || c == '~';
-      bool const reserved = !part.encode && c != '\0' && std::string_view(":/?#[]@!$&'()*+,;=").find(c) != std::string_view::npos;
+      bool const reserved =
+          !part.encode && c != '\0' && std::string_view(":/?#[]@!$&'()*+,;=").find(c) != std::string_view::npos;
       if (unreserved || reserved) {
         out += c;
       } else {

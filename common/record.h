@@ -1,7 +1,7 @@
 // A record: one line of NDJSON, parsed lazily, edited without touching the bytes that an edit does not name.
 //
-// A line is an event (it has `specversion`: CloudEvents 1.0, JSON format) or bare (any other object: all of it is data).
-// Values are given as written: `"a\u0020b"`, `1.50` and `{ "x":1 }` stay as they are.
+// A line is an event (it has `specversion`: CloudEvents 1.0, JSON format) or bare (any other object: all of it is
+// data). Values are given as written: `"a\u0020b"`, `1.50` and `{ "x":1 }` stay as they are.
 #pragma once
 
 #include <cstdint>
@@ -41,9 +41,9 @@ struct Edit {
 class Record {
  public:
   struct Field {
-    std::string_view name;      // as written, between its quotes
-    std::string_view value;     // as written
-    std::uint32_t begin = 0;    // of `"name": value` in the line
+    std::string_view name;    // as written, between its quotes
+    std::string_view value;   // as written
+    std::uint32_t begin = 0;  // of `"name": value` in the line
     std::uint32_t end = 0;
   };
 
@@ -73,14 +73,15 @@ class Record {
   bool is_event_ = false;
 };
 
-// One per thread. Checks that the line is UTF-8 and that its outermost level is a JSON object; what lies deeper is checked
-// when it is read.
+// One per thread. Checks that the line is UTF-8 and that its outermost level is a JSON object; what lies deeper is
+// checked when it is read.
 class RecordParser {
  public:
   RecordParser();
   ~RecordParser();
   RecordParser(RecordParser&&) noexcept;
-  // Code::rejected with cause and byte offset. The record points into `line`, behind which kRecordPadding bytes are readable.
+  // Code::rejected with cause and byte offset. The record points into `line`, behind which kRecordPadding bytes are
+  // readable.
   [[nodiscard]] Status parse(std::string_view line, Record& record);
 
   struct State;
@@ -89,8 +90,8 @@ class RecordParser {
   std::unique_ptr<State> state_;
 };
 
-// Which value an option names: an attribute (`subject`; of a bare record a top-level member), or a JSON Pointer (RFC 6901)
-// into the data (`/bsu/power/#text`).
+// Which value an option names: an attribute (`subject`; of a bare record a top-level member), or a JSON Pointer (RFC
+// 6901) into the data (`/bsu/power/#text`).
 class Path {
  public:
   [[nodiscard]] static Result<Path> parse(std::string_view text);
@@ -134,7 +135,8 @@ class Flattener {
   std::unique_ptr<State> state_;
 };
 
-// An RFC 6570 template (levels 1 and 2, and `{/json/pointer}` into the data): `orders/{subject}`, `{+subject}` unencoded.
+// An RFC 6570 template (levels 1 and 2, and `{/json/pointer}` into the data): `orders/{subject}`, `{+subject}`
+// unencoded.
 class Template {
  public:
   [[nodiscard]] static Result<Template> parse(std::string_view text);

@@ -1,4 +1,5 @@
-// When to try again: exponential back-off with full jitter (each wait is uniform between nothing and a doubling ceiling).
+// When to try again: exponential back-off with full jitter (each wait is uniform between nothing and a doubling
+// ceiling).
 #pragma once
 
 #include <optional>

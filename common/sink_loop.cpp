@@ -56,7 +56,7 @@ struct Batch {
   std::vector<SinkRecord> records;  // those beyond `count` are kept for their memory
   std::size_t count = 0;
   std::size_t bytes = 0;
-  std::vector<Rejected> rejected;   // by the reader: no record at all
+  std::vector<Rejected> rejected;  // by the reader: no record at all
   bool flush_only = false;
 
   void clear() {
@@ -73,7 +73,10 @@ struct Batch {
 class SinkLoop {
  public:
   SinkLoop(Io& io, Sink& sink, SinkOptions const& options)
-      : io_(io), sink_(sink), options_(options), rejects_(options.dead_letters),
+      : io_(io),
+        sink_(sink),
+        options_(options),
+        rejects_(options.dead_letters),
         reader_(io.in, "standard input", options.max_record + 4096) {
     give_up_ = options.give_up_option > Duration::zero() ? std::optional(options.give_up_option) : options.give_up;
     if (!give_up_ && !io.receipts.active()) give_up_ = std::chrono::minutes(10);
@@ -126,8 +129,10 @@ class SinkLoop {
         Duration const age = io_.clock.steady() - oldest;
         wait = std::max(Duration::zero(), options_.linger - age);
         // What waits is handed over as soon as the deliverer has nothing else to do.
-        if (!reader_.ready() && deliverer_idle() && age >= std::chrono::milliseconds(5)) wait = Duration::zero();
-        else if (!reader_.ready() && deliverer_idle()) wait = std::min(*wait, Duration(std::chrono::milliseconds(5)));
+        if (!reader_.ready() && deliverer_idle() && age >= std::chrono::milliseconds(5))
+          wait = Duration::zero();
+        else if (!reader_.ready() && deliverer_idle())
+          wait = std::min(*wait, Duration(std::chrono::milliseconds(5)));
       }
       auto got = reader_.next(line, wait);
       if (!got) {
@@ -146,7 +151,8 @@ class SinkLoop {
       if (!line.terminated && io_.receipts.active()) {
         hand_over();
         half_line_ = true;
-        return Status::defect(fmt::format("line {} ends in the middle: the stage before {} was killed", line.number, tool_name()));
+        return Status::defect(
+            fmt::format("line {} ends in the middle: the stage before {} was killed", line.number, tool_name()));
       }
       if (batch == nullptr) {
         batch = take_spare();
@@ -185,8 +191,8 @@ class SinkLoop {
       Value const value = record.record.attribute("delivery");
       std::vector<Position> positions;
       if (!io_.receipts.positions_of(value.raw, positions)) {
-        return Status::usage(
-            fmt::format("line {}: a stage before {} drops .delivery (jq: keep the event, change .data)", line.number, tool_name()));
+        return Status::usage(fmt::format(
+            "line {}: a stage before {} drops .delivery (jq: keep the event, change .data)", line.number, tool_name()));
       }
       std::size_t const token = io_.receipts.token().size() + 2;
       record.delivery = value.raw.substr(token, value.raw.size() - token - 1);
@@ -203,7 +209,8 @@ class SinkLoop {
     return {};
   }
 
-  // The positions of the newest record read: an unnumbered one among them may come again from a foreign filter that splits.
+  // The positions of the newest record read: an unnumbered one among them may come again from a foreign filter that
+  // splits.
   void note_read(std::string_view delivery) {
     if (!io_.receipts.active() || delivery.empty()) return;
     std::lock_guard const lock(newest_mutex_);
@@ -280,7 +287,8 @@ class SinkLoop {
 
   Status deliver_batch(Batch& batch) {
     for (Rejected const& rejected : batch.rejected) {
-      if (Status status = reject(rejected.delivery, rejected.line, rejected.text, rejected.reason); !status.ok()) return status;
+      if (Status status = reject(rejected.delivery, rejected.line, rejected.text, rejected.reason); !status.ok())
+        return status;
     }
     return deliver_range(std::span<SinkRecord const>(batch.records.data(), batch.count));
   }
@@ -301,7 +309,8 @@ class SinkLoop {
       rest = std::move(left);
       records = rest;
       if (status.code() == Code::rejected) {
-        if (records.size() == 1) return reject(records[0].delivery, records[0].line, records[0].record.line(), status.what());
+        if (records.size() == 1)
+          return reject(records[0].delivery, records[0].line, records[0].record.line(), status.what());
         std::size_t const half = records.size() / 2;
         if (Status first = deliver_range(records.first(half)); !first.ok()) return first;
         records = records.subspan(half);
@@ -328,7 +337,8 @@ class SinkLoop {
         continue;
       }
       if (outcome.kind == Outcomes::Kind::rejected) {
-        if (Status status = reject(records[i].delivery, records[i].line, records[i].record.line(), outcome.reason); !status.ok()) {
+        if (Status status = reject(records[i].delivery, records[i].line, records[i].record.line(), outcome.reason);
+            !status.ok()) {
           return status;
         }
         continue;
@@ -434,7 +444,8 @@ class SinkLoop {
   }
 
   // Sleeps, tells the source each 30 s that we are alive, the operator once.
-  Status wait_for(std::string const& why, Duration time, std::span<SinkRecord const> records, std::optional<Duration>& since) {
+  Status wait_for(std::string const& why, Duration time, std::span<SinkRecord const> records,
+                  std::optional<Duration>& since) {
     Duration const now = io_.clock.steady();
     if (!since) {
       since = now;
@@ -477,7 +488,8 @@ class SinkLoop {
       batch.clear();
       if (Status status = add(batch, line); !status.ok()) return status;
       for (Rejected const& rejected : batch.rejected) {
-        if (Status status = reject(rejected.delivery, rejected.line, rejected.text, rejected.reason); !status.ok()) return status;
+        if (Status status = reject(rejected.delivery, rejected.line, rejected.text, rejected.reason); !status.ok())
+          return status;
       }
       if (batch.count == 0) continue;
       std::string text;
@@ -527,7 +539,8 @@ void SinkOptions::add_to(Cli& cli, bool deletes) {
   cli.option("--linger", linger, "how long a batch waits for more records");
   cli.size("--max-record", max_record, "reject records above this size");
   cli.option("--dead-letters", dead_letters, "file for rejected records, where no source keeps them");
-  cli.option("--give-up", give_up_option, "exit 75 when the destination fails for so long (a plain pipe: 10m, else never)");
+  cli.option("--give-up", give_up_option,
+             "exit 75 when the destination fails for so long (a plain pipe: 10m, else never)");
   cli.flag("--dry-run", dry_run, "write nothing, show on standard output what would be written");
   if (deletes) cli.choice("--on-delete", on_delete, {"apply", "ignore", "reject"}, "what to do with a deletion");
 }

@@ -1,8 +1,8 @@
-// The loop of every sink: batches, retries, bisection, receipts, dead letters, drain. DESIGN: a destination's code only connects
-// and delivers one batch.
+// The loop of every sink: batches, retries, bisection, receipts, dead letters, drain. DESIGN: a destination's code only
+// connects and delivers one batch.
 //
-// Records are read and parsed in one thread and delivered in another, one batch after the other, so that input never waits for
-// the destination's disk and no later batch overtakes an earlier one.
+// Records are read and parsed in one thread and delivered in another, one batch after the other, so that input never
+// waits for the destination's disk and no later batch overtakes an earlier one.
 #pragma once
 
 #include <memory>
@@ -14,8 +14,8 @@
 #include "common/cli.h"
 #include "common/io.h"
 #include "common/reader.h"
-#include "common/record.h"
 #include "common/receipts.h"
+#include "common/record.h"
 
 namespace inflight {
 
@@ -30,7 +30,8 @@ struct SinkOptions {
   Duration give_up_option{};
   bool dry_run = false;
 
-  // --batch-records --batch-bytes --linger --max-record --dead-letters --give-up --dry-run, and --on-delete where `deletes`
+  // --batch-records --batch-bytes --linger --max-record --dead-letters --give-up --dry-run, and --on-delete where
+  // `deletes`
   void add_to(Cli& cli, bool deletes = true);
 };
 
@@ -75,21 +76,22 @@ class Sink {
  public:
   virtual ~Sink() = default;
 
-  // Opens the destination; called again after a temporary failure, before any deliver(). Code::usage: the operator is at fault.
+  // Opens the destination; called again after a temporary failure, before any deliver(). Code::usage: the operator is
+  // at fault.
   [[nodiscard]] virtual Status connect() = 0;
 
   // Delivers a batch and says of each record what became of it.
   //   ok         records without an outcome are delivered again after a back-off
   //   temporary  all without an outcome are delivered again; the text says what is waited for
   //   rejected   one of those without an outcome is bad: the loop bisects; a single one is rejected with this text
-  //   usage      the operator's (permission, missing table): exit 2 before the first accepted record, waited for after it
-  //   defect     exit 70
+  //   usage      the operator's (permission, missing table): exit 2 before the first accepted record, waited for after
+  //   it defect     exit 70
   [[nodiscard]] virtual Status deliver(std::span<SinkRecord const> batch, Outcomes& outcomes) = 0;
 
-  // Called after each batch, at least every linger while the input is idle, and with `final` at its end: closes what is due,
-  // and adds to `stored` the positions of held records that are durable now.
+  // Called after each batch, at least every linger while the input is idle, and with `final` at its end: closes what is
+  // due, and adds to `stored` the positions of held records that are durable now.
   [[nodiscard]] virtual Status settle_held(bool final, PositionList& stored) {
-    (void)final, (void)stored;
+    (void) final, (void)stored;
     return {};
   }
 

@@ -1,5 +1,5 @@
-// SIGTERM and SIGINT ask a tool to drain and end; SIGHUP to read its files again. SIGPIPE is ignored, so that a closed pipe
-// is a failed write; programs that we start get the default dispositions back (pipeline.h).
+// SIGTERM and SIGINT ask a tool to drain and end; SIGHUP to read its files again. SIGPIPE is ignored, so that a closed
+// pipe is a failed write; programs that we start get the default dispositions back (pipeline.h).
 #pragma once
 
 namespace inflight {

@@ -1,5 +1,5 @@
-// Writes lines to a descriptor through one large buffer. A failed write is a failure of the tool; a reader that closed early
-// (Code::closed) is not, and tells the caller that it may stop.
+// Writes lines to a descriptor through one large buffer. A failed write is a failure of the tool; a reader that closed
+// early (Code::closed) is not, and tells the caller that it may stop.
 #pragma once
 
 #include <string>
