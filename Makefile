@@ -7,7 +7,7 @@ BUILD := build/release
 CONFIGURE := test -f $(BUILD)/build.ninja || cmake --preset release
 COMPILE := cmake --build --preset release -j $(JOBS)
 
-.PHONY: all demo test lint bench faults install clean help
+.PHONY: all demo test lint format bench faults install clean help
 all:
 	@$(SETUP) build
 	@$(CONFIGURE)
@@ -28,6 +28,10 @@ test:
 lint:
 	@$(SETUP) build lint
 	@scripts/lint
+
+format:
+	@$(SETUP) lint
+	@find common tools tests -name '*.h' -o -name '*.cpp' | xargs -r clang-format -i
 
 bench:
 	@$(SETUP) build run
@@ -53,6 +57,7 @@ help:
 	@echo 'make test         every test'
 	@echo 'make install      PREFIX=$(PREFIX), DESTDIR is honoured; tools and man pages'
 	@echo 'make lint         format, clang-tidy, warnings as errors, layers, scripts, man pages'
+	@echo 'make format       write the sources as make lint wants them'
 	@echo 'make bench        throughput, each figure against a baseline of the same run'
 	@echo 'make faults       the long rounds of kill -9 at random instants'
 	@echo 'make clean        remove build/'
