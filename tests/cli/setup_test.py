@@ -89,8 +89,10 @@ class Setup(unittest.TestCase):
         self.assertFalse(self.policy.exists())
 
     def test_the_policy_goes_also_when_the_installation_fails(self):
-        self.write("meanwhile", "exit 100")
-        self.assertEqual(self.setup().returncode, 100)
+        self.write("meanwhile", "echo E: no space left; exit 100")
+        result = self.setup()
+        self.assertEqual(result.returncode, 100)
+        self.assertIn("E: no space left", result.stderr)
         self.assertEqual(self.read("policy-answer"), "101\n")
         self.assertFalse(self.policy.exists())
 
