@@ -1,0 +1,58 @@
+#include "common/journal_doubles.h"
+
+#include <xxhash.h>
+
+namespace inflight::journal {
+
+Doubles::Doubles() : table_(2 * kWindow), order_(kWindow) {}
+
+bool Doubles::add(std::string_view line) {
+  XXH128_hash_t const sum = XXH3_128bits(line.data(), line.size());
+  Hash const hash{sum.low64, sum.high64 == 0 && sum.low64 == 0 ? 1 : sum.high64};
+  std::size_t slot = find(hash);
+  if (table_[slot] == hash) return false;
+  if (next_ - oldest_ == order_.size()) {
+    grow();
+    slot = find(hash);
+  }
+  table_[slot] = hash;
+  order(next_++) = hash;
+  return true;
+}
+
+void Doubles::keep() {
+  kept_ = next_;
+  while (next_ - oldest_ > kWindow) erase(order(oldest_++));
+}
+
+void Doubles::undo() {
+  while (next_ > kept_) erase(order(--next_));
+}
+
+std::size_t Doubles::find(Hash const& hash) const {
+  std::size_t slot = home(hash);
+  while (table_[slot] != Hash{} && table_[slot] != hash) slot = (slot + 1) & (table_.size() - 1);
+  return slot;
+}
+
+void Doubles::erase(Hash const& hash) {
+  std::size_t const mask = table_.size() - 1;
+  std::size_t hole = find(hash);
+  // What stands behind the hole moves into it unless it would then stand before its home.
+  for (std::size_t slot = (hole + 1) & mask; table_[slot] != Hash{}; slot = (slot + 1) & mask) {
+    if (((slot - home(table_[slot])) & mask) < ((slot - hole) & mask)) continue;
+    table_[hole] = table_[slot];
+    hole = slot;
+  }
+  table_[hole] = Hash{};
+}
+
+void Doubles::grow() {
+  std::vector<Hash> ring(order_.size() * 2);
+  for (std::uint64_t n = oldest_; n < next_; ++n) ring[n & (ring.size() - 1)] = order(n);
+  order_.swap(ring);
+  table_.assign(order_.size() * 2, Hash{});
+  for (std::uint64_t n = oldest_; n < next_; ++n) table_[find(order(n))] = order(n);
+}
+
+}  // namespace inflight::journal
