@@ -86,6 +86,31 @@ void Ranges::remove_below(std::uint64_t position) {
   }
 }
 
+void Ranges::remove(std::uint64_t first, std::uint64_t last) {
+  auto next = ranges_.upper_bound(first);
+  if (next != ranges_.begin() && std::prev(next)->second >= first) --next;
+  while (next != ranges_.end() && next->first <= last) {
+    auto const [from, to] = *next;
+    next = ranges_.erase(next);
+    count_ -= to - from + 1;
+    if (from < first) {
+      ranges_.emplace(from, first - 1);
+      count_ += first - from;
+    }
+    if (to > last) {
+      next = ranges_.emplace(last + 1, to).first;
+      count_ += to - last;
+    }
+  }
+}
+
+std::uint64_t Ranges::next_missing(std::uint64_t position) const {
+  auto next = ranges_.upper_bound(position);
+  if (next == ranges_.begin()) return position;
+  std::uint64_t const last = std::prev(next)->second;
+  return last >= position ? last + 1 : position;
+}
+
 bool Ranges::contains(std::uint64_t position) const {
   auto next = ranges_.upper_bound(position);
   return next != ranges_.begin() && std::prev(next)->second >= position;

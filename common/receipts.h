@@ -33,6 +33,7 @@ struct Position {
 class Ranges {
  public:
   void add(std::uint64_t first, std::uint64_t last);
+  void remove(std::uint64_t first, std::uint64_t last);
   void remove_below(std::uint64_t position);
   void clear() { ranges_.clear(); }
   [[nodiscard]] bool contains(std::uint64_t position) const;
@@ -40,6 +41,8 @@ class Ranges {
   [[nodiscard]] std::uint64_t count() const { return count_; }
   // first -> last, in order, never adjacent
   [[nodiscard]] std::map<std::uint64_t, std::uint64_t> const& map() const { return ranges_; }
+  // The lowest position from `position` on that is not in it.
+  [[nodiscard]] std::uint64_t next_missing(std::uint64_t position) const;
   [[nodiscard]] std::string text() const;  // `5,7-9`
 
  private:

@@ -1,0 +1,157 @@
+#include "common/ledger.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+namespace inflight {
+
+namespace {
+
+using nlohmann::ordered_json;
+
+Result<ordered_json> read_state(std::string const& path) {
+  auto text = read_file(path);
+  if (!text) return text.status();
+  ordered_json state = ordered_json::parse(*text, nullptr, false);
+  if (state.is_discarded() || !state.is_object() || !state.contains("cursor") || !state["cursor"].is_number_unsigned()) {
+    return Status::defect(path + ": damaged, no state of a source");
+  }
+  if (int const version = state.value("version", 0); version != 1) {
+    return Status::usage(fmt::format("{}: format version {} is newer than this program's 1", path, version));
+  }
+  return state;
+}
+
+}  // namespace
+
+bool Pieces::add(std::string_view pieces) {
+  if (!pieces.starts_with('/')) return true;
+  std::uint64_t number = 0;
+  auto const [end, error] = std::from_chars(pieces.data() + 1, pieces.data() + pieces.size(), number);
+  if (error != std::errc{} || number == 0) return false;
+  pieces.remove_prefix(static_cast<std::size_t>(end - pieces.data()));
+  if (pieces.starts_with('.')) {
+    last_ = number;
+    pieces.remove_prefix(1);
+  }
+  if (pieces.empty() || open_[number].add(pieces)) {
+    done_.add(number, number);
+    open_.erase(number);
+  }
+  return complete();
+}
+
+Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::string const& path, std::string const& letters,
+                                             std::string const& source, std::uint64_t first) {
+  std::unique_ptr<Ledger> ledger(new Ledger);
+  ledger->disk_ = &disk;
+  ledger->clock_ = &clock;
+  ledger->path_ = path;
+  ledger->source_ = source;
+  ledger->cursor_ = first;
+  if (exists(path)) {
+    auto state = read_state(path);
+    if (!state) return state.status();
+    if (std::string const named = state->value("source", ""); named != source) {
+      return Status::usage(fmt::format("{}: is the state of {}, not of {}", path, named, source));
+    }
+    ledger->cursor_ = (*state)["cursor"];
+    ledger->count_ = state->value("count", std::uint64_t{0});
+    ledger->was_clean_ = state->value("clean", true);
+    ledger->complete_ = state->value("complete", false);
+    ledger->run_ = {state->value("group", 0), state->value("started", "")};
+    std::vector<Position> positions;
+    std::string const settled = state->value("settled", "");
+    if (!settled.empty() && !parse_positions(settled, positions)) return Status::defect(path + ": damaged list of positions");
+    for (Position const& position : positions) ledger->settled_.add(position.first, position.last);
+    if (state->contains("attempts")) {
+      for (auto const& [position, value] : (*state)["attempts"].items()) {
+        ledger->attempts_[std::stoull(position)] = {value.value("failures", std::uint64_t{0}),
+                                                    value.value("settled_before", std::uint64_t{0})};
+      }
+    }
+  }
+  auto opened = DeadLetters::open(disk, letters);
+  if (!opened) return opened.status();
+  ledger->letters_ = std::move(*opened);
+  // A letter is durable before the cursor moves over its event.
+  for (auto const& [position, entry] : ledger->letters_->entries()) {
+    if (position >= ledger->cursor_) ledger->settle(position, position);
+  }
+  return ledger;
+}
+
+std::uint64_t Ledger::next_unsettled(std::uint64_t position) const {
+  return settled_.next_missing(std::max(position, cursor_));
+}
+
+std::uint64_t Ledger::reached() const { return settled_.empty() ? cursor_ : settled_.map().rbegin()->second + 1; }
+
+void Ledger::settle(std::uint64_t first, std::uint64_t last) {
+  first = std::max(first, cursor_);
+  if (last < first) return;
+  std::uint64_t const before = settled_.count();
+  settled_.add(first, last);
+  count_ += settled_.count() - before;
+  cursor_ = settled_.next_missing(cursor_);
+  settled_.remove_below(cursor_);
+  if (!attempts_.empty()) std::erase_if(attempts_, [&](auto const& entry) { return settled(entry.first); });
+  changed_ = true;
+}
+
+void Ledger::unsettle(std::uint64_t position) {
+  settled_.remove(position, position);
+  changed_ = true;
+}
+
+Status Ledger::dead(DeadLetter const& letter) {
+  if (Status status = letters_->append(letter); !status.ok()) return status;
+  settle(letter.position, letter.position);
+  return {};
+}
+
+void Ledger::set_note(std::string note) {
+  if (note == note_) return;
+  note_ = std::move(note);
+  changed_ = true;
+}
+
+Status Ledger::save() {
+  if (!changed_) return {};
+  ordered_json state = {{"version", 1},
+                        {"source", source_},
+                        {"cursor", cursor_},
+                        {"settled", settled_.text()},
+                        {"count", count_},
+                        {"clean", clean_},
+                        {"complete", complete_},
+                        {"group", run_.group},
+                        {"started", run_.started},
+                        {"saved", format_rfc3339(clock_->now())},
+                        {"note", note_}};
+  for (auto const& [position, attempts] : attempts_) {
+    state["attempts"][std::to_string(position)] = {{"failures", attempts.failures}, {"settled_before", attempts.settled_before}};
+  }
+  std::string const text = state.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  if (Status status = replace_file(*disk_, path_, text); !status.ok()) return status;
+  changed_ = false;
+  return {};
+}
+
+Result<LedgerView> view_ledger(std::string const& path) {
+  auto state = read_state(path);
+  if (!state) return state.status();
+  LedgerView view;
+  view.source = state->value("source", "");
+  view.cursor = (*state)["cursor"];
+  view.note = state->value("note", "");
+  view.complete = state->value("complete", false);
+  std::vector<Position> positions;
+  (void)parse_positions(state->value("settled", ""), positions);
+  for (Position const& position : positions) view.settled_above += position.last - position.first + 1;
+  return view;
+}
+
+}  // namespace inflight

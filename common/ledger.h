@@ -1,0 +1,100 @@
+// What a source knows of its events: the cursor, what is settled above it, dead letters, and attempts. Durable.
+//
+// An event is settled when it is stored, dropped on purpose, or rejected and its letter durable. The cursor is the lowest
+// position that is not; it never passes one that is not. After a crash the ledger knows at most less than what was settled.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "common/dead_letter.h"
+#include "common/fd_io.h"
+#include "common/pipeline.h"
+#include "common/receipts.h"
+#include "common/status.h"
+
+namespace inflight {
+
+// The pieces of one event that a splitter made, numbered /1, /2, …, the last one with a dot; pieces of pieces nest.
+class Pieces {
+ public:
+  // `pieces` is a Position's: "/2" or "/2./1.". True when the whole is complete.
+  bool add(std::string_view pieces);
+
+ private:
+  [[nodiscard]] bool complete() const { return last_ != 0 && done_.contains(1) && done_.next_missing(1) == last_ + 1; }
+  Ranges done_;
+  std::uint64_t last_ = 0;
+  std::map<std::uint64_t, Pieces> open_;
+};
+
+class Ledger {
+ public:
+  // `path` is the state file; `letters` that of the dead letters. Where there is no state file, the cursor is `first`.
+  static Result<std::unique_ptr<Ledger>> open(Disk& disk, Clock& clock, std::string const& path, std::string const& letters,
+                                              std::string const& source, std::uint64_t first);
+
+  [[nodiscard]] std::uint64_t cursor() const { return cursor_; }
+  [[nodiscard]] bool settled(std::uint64_t position) const { return position < cursor_ || settled_.contains(position); }
+  // The lowest unsettled position from `position` on.
+  [[nodiscard]] std::uint64_t next_unsettled(std::uint64_t position) const;
+  // One beyond the highest settled: what was certainly delivered once.
+  [[nodiscard]] std::uint64_t reached() const;
+  [[nodiscard]] std::uint64_t settled_count() const { return count_; }
+  void settle(std::uint64_t first, std::uint64_t last);
+  // It must be delivered again, behind an older event of its key. Save before that event is.
+  void unsettle(std::uint64_t position);
+
+  // Writes letters of events, then settles them. Each stands once, whatever is said of it how often.
+  [[nodiscard]] Status dead(DeadLetter const& letter);
+  [[nodiscard]] DeadLetters const& letters() const { return *letters_; }
+
+  // How often an event brought the pipeline down alone, and how many events had been settled when it first did.
+  struct Attempts {
+    std::uint64_t failures = 0;
+    std::uint64_t settled_before = 0;
+  };
+  [[nodiscard]] std::map<std::uint64_t, Attempts>& attempts() { return attempts_; }
+
+  // Durable. Cheap when nothing has changed.
+  [[nodiscard]] Status save();
+  void set_run(GroupMark const& mark) { run_ = mark, changed_ = true; }
+  [[nodiscard]] GroupMark const& run() const { return run_; }
+  // Whether the last process that used it ended as it should.
+  [[nodiscard]] bool was_clean() const { return was_clean_; }
+  void set_clean(bool clean) { clean_ = clean, changed_ = true; }
+  // For --list: why nothing moves, or empty.
+  void set_note(std::string note);
+  void set_complete() { complete_ = true, changed_ = true; }
+  [[nodiscard]] bool complete() const { return complete_; }
+
+ private:
+  Ledger() = default;
+
+  Disk* disk_ = nullptr;
+  Clock* clock_ = nullptr;
+  std::string path_, source_, note_;
+  std::optional<DeadLetters> letters_;
+  std::uint64_t cursor_ = 0;
+  Ranges settled_;
+  std::uint64_t count_ = 0;
+  std::map<std::uint64_t, Attempts> attempts_;
+  GroupMark run_;
+  bool was_clean_ = true, clean_ = true, changed_ = true, complete_ = false;
+};
+
+// The state file as --list and --check read it, beside a running consume.
+struct LedgerView {
+  std::string source;
+  std::uint64_t cursor = 0;
+  std::uint64_t settled_above = 0;
+  std::string note;
+  bool complete = false;
+};
+[[nodiscard]] Result<LedgerView> view_ledger(std::string const& path);
+
+}  // namespace inflight
