@@ -29,7 +29,9 @@ bool begins_with_object_in_object(std::string_view json) {
 
 }  // namespace
 
-bool Fields::usual(std::string_view attribute) { return std::find(kUsual.begin(), kUsual.end(), attribute) != kUsual.end(); }
+bool Fields::usual(std::string_view attribute) {
+  return std::find(kUsual.begin(), kUsual.end(), attribute) != kUsual.end();
+}
 
 std::string_view Fields::name_of(std::string_view path, bool rooted, bool event) {
   std::string key(path);
@@ -60,7 +62,9 @@ Status Fields::read(Record const& record, std::vector<FieldValue>& fields) {
   bool const event = record.is_event();
   if (event) {
     for (Record::Field const& field : record.fields()) {
-      if (field.name == "data" || field.name == "data_base64" || field.name == "specversion" || field.name == "delivery") continue;
+      if (field.name == "data" || field.name == "data_base64" || field.name == "specversion" ||
+          field.name == "delivery")
+        continue;
       fields.push_back({field.name, {field.value, kind_of(field.value)}, true});
     }
   }
@@ -83,7 +87,8 @@ Status Fields::read(Record const& record, std::vector<FieldValue>& fields) {
   if (rooted) {
     std::string_view const first = path_of(parts_[0]);
     std::string_view const root = first.substr(0, first.find(kSeparator) + 1);
-    rooted = !root.empty() && std::all_of(parts_.begin(), parts_.end(), [&](Part const& part) { return path_of(part).starts_with(root); });
+    rooted = !root.empty() && std::all_of(parts_.begin(), parts_.end(),
+                                          [&](Part const& part) { return path_of(part).starts_with(root); });
   }
   if (rooted != last_rooted_ || event != last_event_) last_.clear();
   last_rooted_ = rooted, last_event_ = event;

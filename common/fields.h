@@ -1,8 +1,11 @@
-// The fields of a record that a sink writes where no option names any: the event's attributes, and the scalars of its data.
+// The fields of a record that a sink writes where no option names any: the event's attributes, and the scalars of its
+// data.
 //
-// A scalar's name is its path, joined with `_`, without the root element (an object that is the data's only member), without
-// `@` before a step and without `#text`: {"bsu":{"@id":"7","cell":[{"v":3.2}]}} has `id` and `cell_0_v`. In an event a name that is
-// an attribute's (source, id, subject, time, recordedtime) keeps its root: `bsu_id`, or `data_id` where there is none.
+// A scalar's name is its path, joined with `_`, without the root element (an object that is the data's only member),
+// without
+// `@` before a step and without `#text`: {"bsu":{"@id":"7","cell":[{"v":3.2}]}} has `id` and `cell_0_v`. In an event a
+// name that is an attribute's (source, id, subject, time, recordedtime) keeps its root: `bsu_id`, or `data_id` where
+// there is none.
 #pragma once
 
 #include <string>
@@ -49,7 +52,8 @@ class Fields {
   std::vector<Part> parts_;
   std::vector<Known> last_;  // names of the record before, which most often has the same paths in the same order
   bool last_rooted_ = false, last_event_ = false;
-  std::unordered_map<std::string, std::string, Hash, std::equal_to<>> names_;  // by path, prefixed with what else decides
+  std::unordered_map<std::string, std::string, Hash, std::equal_to<>>
+      names_;  // by path, prefixed with what else decides
 };
 
 }  // namespace inflight

@@ -60,8 +60,8 @@ std::vector<std::string> split(std::string_view list) {
 struct Table {
   SqlTable sql;
   bool grows = false;
-  std::vector<std::size_t> from;     // of --column: which one columns[i] is
-  std::vector<std::size_t> without;  // those of --column that this table has no column for
+  std::vector<std::size_t> from;                         // of --column: which one columns[i] is
+  std::vector<std::size_t> without;                      // those of --column that this table has no column for
   std::unordered_map<std::string, std::size_t> by_name;  // folded
   std::vector<Value> values;
 
@@ -86,7 +86,8 @@ struct Table {
 }  // namespace
 
 SqlType sql_type(std::string_view name) {
-  auto const* const found = std::find_if(kTypes.begin(), kTypes.end(), [&](auto const& type) { return type.first == name; });
+  auto const* const found =
+      std::find_if(kTypes.begin(), kTypes.end(), [&](auto const& type) { return type.first == name; });
   return found == kTypes.end() ? SqlType::any : found->second;
 }
 
@@ -120,7 +121,8 @@ struct SqlWriter::State {
       if (file.empty()) return Status::usage("sqlite: without a file: sqlite:FILE");
       engine = sqlite_engine(file);
     } else if (options.url.starts_with("postgresql:") || options.url.starts_with("postgres:")) {
-      return Status::usage(fmt::format("{}: PostgreSQL is not built in yet; there is sqlite:FILE", redact(options.url)));
+      return Status::usage(
+          fmt::format("{}: PostgreSQL is not built in yet; there is sqlite:FILE", redact(options.url)));
     } else {
       return Status::usage(fmt::format("{}: not a database: sqlite:FILE", redact(options.url)));
     }
@@ -133,7 +135,8 @@ struct SqlWriter::State {
     std::set<std::string> names;
     for (std::string const& text : options.columns) {
       std::size_t const equals = text.find('=');
-      if (equals == 0 || equals == std::string::npos) return Status::usage(fmt::format("--column {}: not name=PATH[:type]", text));
+      if (equals == 0 || equals == std::string::npos)
+        return Status::usage(fmt::format("--column {}: not name=PATH[:type]", text));
       SqlColumn column{text.substr(0, equals), SqlType::any, SqlType::any};
       std::string path = text.substr(equals + 1);
       // A path may hold colons (XML namespaces): only a type behind the last one is a type.
@@ -143,7 +146,8 @@ struct SqlWriter::State {
       }
       auto parsed_path = Path::parse(path);
       if (!parsed_path) return parsed_path.status().at("--column " + text);
-      if (!names.insert(folded(column.name)).second) return Status::usage(fmt::format("--column {} stands twice", column.name));
+      if (!names.insert(folded(column.name)).second)
+        return Status::usage(fmt::format("--column {} stands twice", column.name));
       paths.push_back(std::move(*parsed_path));
       columns.push_back(std::move(column));
     }
@@ -158,7 +162,8 @@ struct SqlWriter::State {
       return Status::usage(fmt::format("--on-conflict {}: not update, ignore or newer:COLUMN", options.on_conflict));
     }
     for (std::string const& column : key) {
-      if (!columns.empty() && !names.contains(folded(column))) return Status::usage(fmt::format("--key {}: no --column names it", column));
+      if (!columns.empty() && !names.contains(folded(column)))
+        return Status::usage(fmt::format("--key {}: no --column names it", column));
     }
     if (!version.empty() && !columns.empty() && !names.contains(folded(version))) {
       return Status::usage(fmt::format("--on-conflict newer:{}: no --column names it", version));
@@ -206,8 +211,9 @@ struct SqlWriter::State {
 
   Status take_columns(Table& table, std::vector<SqlColumn> const& there) {
     for (std::size_t i = 0; i < columns.size(); ++i) {
-      auto const same = std::find_if(there.begin(), there.end(),
-                                     [&](SqlColumn const& column) { return folded(column.name) == folded(columns[i].name); });
+      auto const same = std::find_if(there.begin(), there.end(), [&](SqlColumn const& column) {
+        return folded(column.name) == folded(columns[i].name);
+      });
       if (same != there.end()) {
         table.from.push_back(i);
         table.add({same->name, same->holds, columns[i].as});
@@ -237,7 +243,8 @@ struct SqlWriter::State {
     }
     if (!version.empty()) {
       auto const index = table.column(version);
-      if (!index) return Status::usage(fmt::format("--on-conflict newer:{}: table {} has no such column", version, name));
+      if (!index)
+        return Status::usage(fmt::format("--on-conflict newer:{}: table {} has no such column", version, name));
       table.sql.version = *index;
     }
     if (table.sql.key.empty()) tell("no --key: a record written twice stands twice");
@@ -259,14 +266,17 @@ struct SqlWriter::State {
       for (FieldValue const& field : fields) {
         bool const named = field.name == version || std::find(key.begin(), key.end(), field.name) != key.end();
         if (field.attribute && !named && !Fields::usual(field.name)) continue;
-        if (present(field.value) && !table.column(field.name)) table.add({std::string(field.name), type_for(field.value), SqlType::any});
+        if (present(field.value) && !table.column(field.name))
+          table.add({std::string(field.name), type_for(field.value), SqlType::any});
       }
-      bool const event = std::any_of(fields.begin(), fields.end(), [](FieldValue const& field) { return field.attribute; });
+      bool const event =
+          std::any_of(fields.begin(), fields.end(), [](FieldValue const& field) { return field.attribute; });
       if (wanted.empty() && event) wanted = {"source", "id"};
       for (std::string const& column : wanted) {
         if (!table.column(column)) return Status::rejected(fmt::format("no value for the key column {}", column));
       }
-      if (!version.empty() && !table.column(version)) return Status::rejected(fmt::format("no value for {}, which newer: compares", version));
+      if (!version.empty() && !table.column(version))
+        return Status::rejected(fmt::format("no value for {}, which newer: compares", version));
     }
     if (table.sql.columns.empty()) return Status::rejected("nothing in this record can be a column");
     if (wanted.empty() && table.column("source") && table.column("id")) wanted = {"source", "id"};
@@ -317,8 +327,10 @@ struct SqlWriter::State {
       for (std::size_t i = 0; i < table.without.size(); ++i) {
         std::size_t const column = table.without[i];
         if (!present(selected[column]) || deletion) continue;
-        if (!table.grows) return Status::usage(fmt::format("{}: table {} has no column {}", options.url, name, columns[column].name));
-        if (Status status = add_column(table, columns[column].name, selected[column], columns[column].as); !status.ok()) return status;
+        if (!table.grows)
+          return Status::usage(fmt::format("{}: table {} has no column {}", options.url, name, columns[column].name));
+        if (Status status = add_column(table, columns[column].name, selected[column], columns[column].as); !status.ok())
+          return status;
         table.from.push_back(column);
         table.values.push_back(selected[column]);
         table.without.erase(table.without.begin() + static_cast<std::ptrdiff_t>(i--));
@@ -350,7 +362,8 @@ struct SqlWriter::State {
   }
 
   void put(Table& table, std::size_t column, FieldValue const& field) {
-    if (table.values[column]) tell(fmt::format("two keys of a record are column {} of table {}: the last one counts", field.name, name));
+    if (table.values[column])
+      tell(fmt::format("two keys of a record are column {} of table {}: the last one counts", field.name, name));
     table.values[column] = field.value;
   }
 

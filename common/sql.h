@@ -1,7 +1,7 @@
 // Records into rows: which table, which columns, which key; and the engine that stores them.
 //
-// An engine is one database's client library behind a narrow interface (sql_sqlite.cpp; the library's header stands nowhere
-// else). It knows rows and transactions, and nothing of records, which are the writer's.
+// An engine is one database's client library behind a narrow interface (sql_sqlite.cpp; the library's header stands
+// nowhere else). It knows rows and transactions, and nothing of records, which are the writer's.
 #pragma once
 
 #include <memory>
@@ -36,12 +36,12 @@ struct SqlTable {
   std::size_t version = 0;  // of Conflict::newer: the column that is compared
   // On conflict a column that a row does not name gets its DEFAULT; otherwise it stays as it is.
   bool whole = false;
-  bool remove_nul = false;        // \u0000 is removed from a text; otherwise the row is rejected
+  bool remove_nul = false;         // \u0000 is removed from a text; otherwise the row is rejected
   std::shared_ptr<void> prepared;  // the engine's; reset it when something above has changed
 };
 
-// Code::temporary: busy, disk full, waits help. Code::usage: what only the operator can mend. Code::rejected: this row's fault,
-// and the transaction goes on; from commit(): one of its rows is at fault.
+// Code::temporary: busy, disk full, waits help. Code::usage: what only the operator can mend. Code::rejected: this
+// row's fault, and the transaction goes on; from commit(): one of its rows is at fault.
 class SqlEngine {
  public:
   virtual ~SqlEngine() = default;
@@ -60,8 +60,8 @@ class SqlEngine {
   [[nodiscard]] virtual Status begin(bool& changed) = 0;
   [[nodiscard]] virtual Status create(SqlTable const& table, std::string const& mark) = 0;
   [[nodiscard]] virtual Status add_column(std::string const& table, SqlColumn const& column) = 0;
-  // values[i] is for columns[i], as JSON has it; none: the row does not name it. The key's are there. They stay valid until
-  // commit() or rollback().
+  // values[i] is for columns[i], as JSON has it; none: the row does not name it. The key's are there. They stay valid
+  // until commit() or rollback().
   [[nodiscard]] virtual Status write(SqlTable& table, std::span<Value const> values) = 0;
   // Deletes by key; with Conflict::newer, and a version given, only what is not newer.
   [[nodiscard]] virtual Status remove(SqlTable& table, std::span<Value const> values) = 0;

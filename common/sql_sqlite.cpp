@@ -56,7 +56,8 @@ char const* declared(SqlType type) {
 
 std::string_view text_of(sqlite3_value* value) {
   auto const* const text = reinterpret_cast<char const*>(sqlite3_value_text(value));
-  return text == nullptr ? std::string_view{} : std::string_view(text, static_cast<std::size_t>(sqlite3_value_bytes(value)));
+  return text == nullptr ? std::string_view{}
+                         : std::string_view(text, static_cast<std::size_t>(sqlite3_value_bytes(value)));
 }
 
 std::optional<std::int64_t> whole_number(std::string_view text) {
@@ -94,13 +95,14 @@ int order(std::string_view a, std::string_view b) {
 
 void order_function(sqlite3_context* context, int, sqlite3_value** values) {
   bool const null[2] = {sqlite3_value_type(values[0]) == SQLITE_NULL, sqlite3_value_type(values[1]) == SQLITE_NULL};
-  sqlite3_result_int(context, null[0] || null[1] ? int(null[1]) - int(null[0]) : order(text_of(values[0]), text_of(values[1])));
+  sqlite3_result_int(context,
+                     null[0] || null[1] ? int(null[1]) - int(null[0]) : order(text_of(values[0]), text_of(values[1])));
 }
 
 // ---- the engine
 
 struct Plan {
-  std::vector<char> present;  // which columns the rows of this statement name
+  std::vector<char> present;       // which columns the rows of this statement name
   std::vector<std::size_t> bound;  // parameter i+1 is this column
   Statement statement;
 };
@@ -119,16 +121,18 @@ class Sqlite final : public SqlEngine {
 
   Status connect() override {
     sqlite3* opened = nullptr;
-    int const code = sqlite3_open_v2(file_.c_str(), &opened, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
+    int const code = sqlite3_open_v2(file_.c_str(), &opened,
+                                     SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
     db_.reset(opened);
     if (code != SQLITE_OK) return failure(code);
     sqlite3_extended_result_codes(opened, 1);
     sqlite3_busy_timeout(opened, 2000);
-    sqlite3_create_function_v2(opened, "inflight_order", 2, SQLITE_UTF8 | SQLITE_DETERMINISTIC, nullptr, order_function, nullptr,
-                               nullptr, nullptr);
+    sqlite3_create_function_v2(opened, "inflight_order", 2, SQLITE_UTF8 | SQLITE_DETERMINISTIC, nullptr, order_function,
+                               nullptr, nullptr, nullptr);
     // The larger cache and the rarer checkpoints are for rows that fall all over a large table.
-    for (char const* const sql : {"PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON",
-                                  "PRAGMA cache_size=-16384", "PRAGMA wal_autocheckpoint=4000", "PRAGMA temp_store=MEMORY"}) {
+    for (char const* const sql :
+         {"PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON", "PRAGMA cache_size=-16384",
+          "PRAGMA wal_autocheckpoint=4000", "PRAGMA temp_store=MEMORY"}) {
       if (Status status = execute(sql); !status.ok()) return status;
     }
     return {};
@@ -149,8 +153,9 @@ class Sqlite final : public SqlEngine {
     if (code != SQLITE_DONE) return failure(code);
     if (found.columns.empty()) return std::optional<Found>{};
     for (auto& [place, name] : key) found.primary_key.push_back(std::move(name));
-    auto marked = count("SELECT count(*) FROM sqlite_schema WHERE type='table' AND lower(name)=lower(?1) AND instr(sql,?2)>0", table,
-                        comment(mark));
+    auto marked =
+        count("SELECT count(*) FROM sqlite_schema WHERE type='table' AND lower(name)=lower(?1) AND instr(sql,?2)>0",
+              table, comment(mark));
     if (!marked) return marked.status();
     found.grows = *marked > 0;
     return std::optional(std::move(found));
@@ -182,8 +187,8 @@ class Sqlite final : public SqlEngine {
     bool first = true;
     for (std::size_t i = 0; i < table.columns.size(); ++i) {
       bool const in_key = std::find(table.key.begin(), table.key.end(), i) != table.key.end();
-      sql += fmt::format("{}\n  {}{}{}", first ? "" : ",", quoted(table.columns[i].name), declared(table.columns[i].holds),
-                         in_key ? " NOT NULL" : "");
+      sql += fmt::format("{}\n  {}{}{}", first ? "" : ",", quoted(table.columns[i].name),
+                         declared(table.columns[i].holds), in_key ? " NOT NULL" : "");
       first = false;
     }
     if (!table.key.empty()) sql += fmt::format(",\n  PRIMARY KEY({})", key_list(table));
@@ -192,7 +197,8 @@ class Sqlite final : public SqlEngine {
   }
 
   Status add_column(std::string const& table, SqlColumn const& column) override {
-    return define(fmt::format("ALTER TABLE {} ADD COLUMN {}{}", quoted(table), quoted(column.name), declared(column.holds)));
+    return define(
+        fmt::format("ALTER TABLE {} ADD COLUMN {}{}", quoted(table), quoted(column.name), declared(column.holds)));
   }
 
   Status write(SqlTable& table, std::span<Value const> values) override {
@@ -220,7 +226,8 @@ class Sqlite final : public SqlEngine {
       }
       if (versioned) {
         plan.bound.push_back(table.version);
-        sql += fmt::format(" AND inflight_order(?{},{})>=0", plan.bound.size(), quoted(table.columns[table.version].name));
+        sql +=
+            fmt::format(" AND inflight_order(?{},{})>=0", plan.bound.size(), quoted(table.columns[table.version].name));
       }
       auto statement = prepare(sql, SQLITE_PREPARE_PERSISTENT);
       if (!statement) return statement.status();
@@ -247,7 +254,8 @@ class Sqlite final : public SqlEngine {
 
   static std::string key_list(SqlTable const& table) {
     std::string list;
-    for (std::size_t const column : table.key) list += fmt::format("{}{}", list.empty() ? "" : ",", quoted(table.columns[column].name));
+    for (std::size_t const column : table.key)
+      list += fmt::format("{}{}", list.empty() ? "" : ",", quoted(table.columns[column].name));
     return list;
   }
 
@@ -278,10 +286,12 @@ class Sqlite final : public SqlEngine {
         return Status::temporary(std::move(what));
       case SQLITE_FULL:
       case SQLITE_IOERR:
-        if (int const error = sqlite3_system_errno(db_.get()); error != 0) what += fmt::format(": {}", std::strerror(error));
+        if (int const error = sqlite3_system_errno(db_.get()); error != 0)
+          what += fmt::format(": {}", std::strerror(error));
         return Status::temporary(std::move(what));
       case SQLITE_CANTOPEN:
-        if (int const error = db_ ? sqlite3_system_errno(db_.get()) : 0; error != 0) what += fmt::format(": {}", std::strerror(error));
+        if (int const error = db_ ? sqlite3_system_errno(db_.get()) : 0; error != 0)
+          what += fmt::format(": {}", std::strerror(error));
         return Status::usage(std::move(what));
       case SQLITE_READONLY:
       case SQLITE_NOTADB:
@@ -289,7 +299,8 @@ class Sqlite final : public SqlEngine {
       case SQLITE_AUTH:
         return Status::usage(std::move(what));
       case SQLITE_ERROR:
-        // In a statement that could be prepared it comes of the values: malformed JSON in a CHECK, an overflow in a trigger.
+        // In a statement that could be prepared it comes of the values: malformed JSON in a CHECK, an overflow in a
+        // trigger.
         return of_row ? Status::rejected(sqlite3_errmsg(db_.get())) : Status::usage(std::move(what));
       default:
         return Status::defect(std::move(what));
@@ -313,7 +324,8 @@ class Sqlite final : public SqlEngine {
 
   Result<Statement> prepare(std::string const& sql, unsigned flags = 0) {
     sqlite3_stmt* statement = nullptr;
-    int const code = sqlite3_prepare_v3(db_.get(), sql.c_str(), static_cast<int>(sql.size()), flags, &statement, nullptr);
+    int const code =
+        sqlite3_prepare_v3(db_.get(), sql.c_str(), static_cast<int>(sql.size()), flags, &statement, nullptr);
     if (code != SQLITE_OK) return failure(code);
     return Statement(statement);
   }
@@ -356,7 +368,8 @@ class Sqlite final : public SqlEngine {
         marks += fmt::format("{}?{}", marks.empty() ? "" : ",", plan.bound.size());
       }
       bool const in_key = std::find(table.key.begin(), table.key.end(), i) != table.key.end();
-      if (!in_key && (shape[i] != 0 || table.whole)) sets += fmt::format("{}{}=excluded.{}", sets.empty() ? "" : ",", name, name);
+      if (!in_key && (shape[i] != 0 || table.whole))
+        sets += fmt::format("{}{}=excluded.{}", sets.empty() ? "" : ",", name, name);
     }
     std::string sql = fmt::format("INSERT INTO {}({}) VALUES({})", quoted(table.name), names, marks);
     if (!table.key.empty()) {
@@ -383,7 +396,8 @@ class Sqlite final : public SqlEngine {
     if (scratch_.size() < plan.bound.size()) scratch_.resize(plan.bound.size());
     for (std::size_t i = 0; i < plan.bound.size(); ++i) {
       std::size_t const column = plan.bound[i];
-      if (Status status = bind(statement, static_cast<int>(i) + 1, table.columns[column], values[column], table.remove_nul, scratch_[i]);
+      if (Status status = bind(statement, static_cast<int>(i) + 1, table.columns[column], values[column],
+                               table.remove_nul, scratch_[i]);
           !status.ok()) {
         return status.at(table.columns[column].name);
       }
@@ -395,14 +409,16 @@ class Sqlite final : public SqlEngine {
     }
     Status status = failure(stepped, true);
     sqlite3_reset(statement);
-    if ((stepped & 0xff) == SQLITE_MISMATCH) status = status.at(table.columns[table.key.empty() ? 0 : table.key[0]].name);
+    if ((stepped & 0xff) == SQLITE_MISMATCH)
+      status = status.at(table.columns[table.key.empty() ? 0 : table.key[0]].name);
     // A constraint or trigger of the table may end the whole transaction: what came before is undone, too.
     if (status.code() == Code::rejected && sqlite3_get_autocommit(db_.get()) != 0) lost_ = status.what();
     return status;
   }
 
   // Binds without copying: values and scratch outlive the step.
-  static Status bind(sqlite3_stmt* statement, int at, SqlColumn const& column, Value const& value, bool remove_nul, std::string& scratch) {
+  static Status bind(sqlite3_stmt* statement, int at, SqlColumn const& column, Value const& value, bool remove_nul,
+                     std::string& scratch) {
     auto text = [&](std::string_view chars) {
       bind_text(statement, at, chars);
       return Status{};
@@ -411,14 +427,17 @@ class Sqlite final : public SqlEngine {
       sqlite3_bind_int64(statement, at, chars);
       return Status{};
     };
-    auto wrong = [&](char const* what) { return Status::rejected(fmt::format("{} {}", value.raw.substr(0, 100), what)); };
+    auto wrong = [&](char const* what) {
+      return Status::rejected(fmt::format("{} {}", value.raw.substr(0, 100), what));
+    };
     if (value.kind == Value::Kind::null) {
       sqlite3_bind_null(statement, at);
       return {};
     }
     if (column.as == SqlType::json) return text(value.raw);
     std::string_view chars = unquote(value.raw, scratch);
-    if (value.kind == Value::Kind::string && chars.data() == scratch.data() && chars.find('\0') != std::string_view::npos) {
+    if (value.kind == Value::Kind::string && chars.data() == scratch.data() &&
+        chars.find('\0') != std::string_view::npos) {
       if (!remove_nul) return Status::rejected("\\u0000 in a text (--nul remove takes it out)");
       std::erase(scratch, '\0');
       chars = scratch;
@@ -470,7 +489,7 @@ class Sqlite final : public SqlEngine {
   std::string file_;
   Handle<sqlite3, sqlite3_close_v2> db_;
   std::int64_t schema_version_ = -1;
-  std::string lost_;  // why the transaction has ended by itself
+  std::string lost_;                  // why the transaction has ended by itself
   std::vector<std::string> scratch_;  // a text whose escapes had to be resolved, by parameter
 };
 

@@ -12,7 +12,8 @@ class SqlSink final : public inflight::Sink {
 
   inflight::Status connect() override { return writer_.connect(); }
 
-  // One transaction for the batch. What is wrong with a single row leaves the others alone; outcomes are told after the commit.
+  // One transaction for the batch. What is wrong with a single row leaves the others alone; outcomes are told after the
+  // commit.
   inflight::Status deliver(std::span<inflight::SinkRecord const> batch, inflight::Outcomes& outcomes) override {
     if (inflight::Status status = writer_.begin(); !status.ok()) return status;
     std::vector<std::pair<std::size_t, std::string>> rejected;
@@ -33,7 +34,9 @@ class SqlSink final : public inflight::Sink {
     return {};
   }
 
-  inflight::Status show(inflight::SinkRecord const& record, std::string& out) override { return writer_.show(record.record, out); }
+  inflight::Status show(inflight::SinkRecord const& record, std::string& out) override {
+    return writer_.show(record.record, out);
+  }
 
  private:
   inflight::SqlWriter writer_;
@@ -42,15 +45,18 @@ class SqlSink final : public inflight::Sink {
 inflight::Exit run(inflight::Cli& cli, inflight::Io& io) {
   inflight::SqlOptions options;
   inflight::SinkOptions sink_options;
-  cli.purpose("Store records as rows of a table; a row that is there already is updated.",
-              {"bsu-fetch --devices fleet.txt --once | xml2json | sql-write sqlite:fleet.db",
-               "consume fleet/ --as data -- 'xml2json | sql-write sqlite:fleet.db --table reading --key subject,time \\\n"
-               "      --column subject=subject --column time=time --column power=/bsu/power:float --create'"});
+  cli.purpose(
+      "Store records as rows of a table; a row that is there already is updated.",
+      {"bsu-fetch --devices fleet.txt --once | xml2json | sql-write sqlite:fleet.db",
+       "consume fleet/ --as data -- 'xml2json | sql-write sqlite:fleet.db --table reading --key subject,time \\\n"
+       "      --column subject=subject --column time=time --column power=/bsu/power:float --create'"});
   cli.positional("DATABASE", options.url, "sqlite:FILE");
   cli.option("--table", options.table, "the table, or a template such as {type}: each record names its own");
   cli.option("--column", options.columns,
-             "name=PATH[:text|int|float|bool|json], may be repeated; without any: attributes and keys that match the table's columns");
-  cli.option("--key", options.key, "columns that tell rows apart, e.g. subject,time; without it the table's primary key");
+             "name=PATH[:text|int|float|bool|json], may be repeated; without any: attributes and keys that match the "
+             "table's columns");
+  cli.option("--key", options.key,
+             "columns that tell rows apart, e.g. subject,time; without it the table's primary key");
   cli.option("--on-conflict", options.on_conflict, "a row of this key is there: update, ignore, or newer:COLUMN");
   cli.flag("--create", options.create, "make the table and columns that are missing (a new file gets them unasked)");
   cli.choice("--nul", options.nul, {"reject", "remove"}, "what to do with \\u0000 in a text");
