@@ -257,6 +257,17 @@ std::string json_string(std::string_view text) {
   return out;
 }
 
+bool valid_utf8(std::string_view text) { return simdjson::validate_utf8(text.data(), text.size()); }
+
+void append_base64(std::string& out, std::string_view bytes) {
+  static constexpr char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  for (std::size_t i = 0; i < bytes.size(); i += 3) {
+    auto at = [&](std::size_t k) { return k < bytes.size() ? static_cast<unsigned char>(bytes[k]) : 0U; };
+    unsigned const group = at(i) << 16 | at(i + 1) << 8 | at(i + 2);
+    for (unsigned k = 0; k < 4; ++k) out += i + k > bytes.size() ? '=' : digits[group >> (18 - 6 * k) & 63];
+  }
+}
+
 Value Record::attribute(std::string_view name) const {
   for (std::size_t i = fields_.size(); i-- > 0;) {
     if (same_name(fields_[i].name, name)) return {fields_[i].value, kind_of(fields_[i].value)};

@@ -31,6 +31,8 @@ struct Value {
 // Appends `text` as a JSON string. Bytes that are not UTF-8 become U+FFFD.
 void append_quoted(std::string& out, std::string_view text);
 [[nodiscard]] std::string json_string(std::string_view text);
+[[nodiscard]] bool valid_utf8(std::string_view text);
+void append_base64(std::string& out, std::string_view bytes);
 
 // One change of write(): a new raw value for an attribute, or none to leave it out. New attributes come last.
 struct Edit {
