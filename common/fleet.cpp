@@ -1,0 +1,98 @@
+#include "common/fleet.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <unordered_map>
+
+#include "common/fd_io.h"
+#include "common/http.h"
+#include "common/record.h"
+
+namespace inflight {
+
+namespace {
+
+using Words = std::vector<std::string_view>;
+
+Words words_of(std::string_view line) {
+  Words words;
+  for (std::size_t begin = 0; (begin = line.find_first_not_of(" \t\r", begin)) != std::string_view::npos;) {
+    std::size_t const end = std::min(line.find_first_of(" \t\r", begin), line.size());
+    words.push_back(line.substr(begin, end - begin));
+    begin = end;
+  }
+  return words;
+}
+
+// Fills a unit from a line, or says what the line should have been.
+using ParseLine = std::function<std::string(std::string_view line, Words const& words, FleetUnit& unit)>;
+
+std::string parse_device(std::string_view line, Words const& words, FleetUnit& unit) {
+  if (words[0].starts_with('{')) {
+    auto const json = nlohmann::json::parse(line, nullptr, false);
+    if (!json.is_object() || !json.contains("id") || !json.contains("url") || !json["id"].is_string() ||
+        !json["url"].is_string()) {
+      return R"(is not {"id":"…","url":"…"})";
+    }
+    unit = {json["id"], json["url"]};
+    return unit.id.empty() ? "has an empty id" : "";
+  }
+  if (words.size() != 2) return "is not `id URL`";
+  unit = {std::string(words[0]), std::string(words[1])};
+  return "";
+}
+
+Result<std::vector<FleetUnit>> read_units(std::string const& path, ParseLine const& parse) {
+  auto text = path == "-" ? read_all(STDIN_FILENO, "standard input") : read_file(path);
+  if (!text) return text.status();
+  std::vector<FleetUnit> units;
+  std::unordered_map<std::string, std::size_t> lines;
+  std::size_t number = 0;
+  for (std::size_t begin = 0; begin < text->size();) {
+    std::size_t const end = std::min(text->find('\n', begin), text->size());
+    std::string_view const line = std::string_view(*text).substr(begin, end - begin);
+    begin = end + 1;
+    ++number;
+    Words const words = words_of(line);
+    if (words.empty() || words[0].starts_with('#')) continue;
+    FleetUnit unit;
+    std::string wrong = parse(line, words, unit);
+    if (wrong.empty()) unit.url = expand(std::move(unit.url), "id", unit.id);
+    if (wrong.empty() && !is_http_url(unit.url)) wrong = "has no http or https URL";
+    if (wrong.empty() && !valid_utf8(unit.id)) wrong = "has an id that is not UTF-8";
+    if (wrong.empty()) {
+      auto const [first, fresh] = lines.emplace(unit.id, number);
+      if (!fresh) wrong = fmt::format("repeats the id of line {}", first->second);
+    }
+    if (!wrong.empty())
+      return Status::usage(fmt::format("{}: line {} {}: {}", path, number, wrong, line.substr(0, 200)));
+    units.push_back(std::move(unit));
+  }
+  if (units.empty()) return Status::usage(fmt::format("{}: names no unit", path));
+  return units;
+}
+
+}  // namespace
+
+Result<std::vector<FleetUnit>> read_devices(std::string const& path) { return read_units(path, parse_device); }
+
+Result<std::vector<FleetUnit>> read_ids(std::string const& path, std::string const& url) {
+  return read_units(path, [&url](std::string_view, Words const& words, FleetUnit& unit) {
+    unit = {std::string(words[0]), url};
+    return words.size() == 1 ? "" : "is not one id";
+  });
+}
+
+std::string expand(std::string url, std::string_view name, std::string_view value) {
+  std::string const variable = fmt::format("{{{}}}", name);
+  std::string const encoded = percent_encode(value);
+  for (std::size_t at = 0; (at = url.find(variable, at)) != std::string::npos; at += encoded.size()) {
+    url.replace(at, variable.size(), encoded);
+  }
+  return url;
+}
+
+}  // namespace inflight

@@ -1,0 +1,75 @@
+// Which of many units to ask next, so that each is asked once a period, at moments spread evenly over it, and those
+// that fail never delay those that answer.
+//
+// A unit's moments lie on a grid of its own that does not drift. A unit that fails is asked again after 1, 2, 4, 8 and
+// then each 16 periods, and such probes hold at most a quarter of the slots. Where every slot is taken and a unit is
+// due, a request that has long been running gives its slot away (give_way()).
+//
+// Pure bookkeeping: no clock, no network. Times are those of Clock::steady().
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "common/units.h"
+
+namespace inflight {
+
+class Schedule {
+ public:
+  using Unit = std::size_t;  // the caller's index, dense
+
+  // A period of zero: every unit is due at once, and again as soon as it has been asked, until finished() is said of
+  // it; one that fails waits 1, 2, 4, … 30 s.
+  Schedule(Duration period, std::size_t slots);
+
+  void add(Unit unit, Duration now);
+  // Never again. One that is running goes when its end is told.
+  void remove(Unit unit);
+
+  // The unit to ask now, which takes a slot until one of the three below is said of it.
+  [[nodiscard]] std::optional<Unit> next(Duration now);
+  void answered(Unit unit, Duration now);
+  void failed(Unit unit, Duration now, Duration at_least = {});  // at_least: what it asked for (Retry-After)
+  void finished(Unit unit);
+
+  // The unit whose request should be ended for the sake of those that are due, if any.
+  [[nodiscard]] std::optional<Unit> give_way(Duration now) const;
+  // How long nothing will be due. While every slot is taken, until one is free.
+  [[nodiscard]] Duration idle(Duration now) const;
+
+  [[nodiscard]] std::size_t units() const { return waiting_.size() + probes_.size() + running_; }
+  [[nodiscard]] std::size_t running() const { return running_; }
+  [[nodiscard]] unsigned failures(Unit unit) const { return states_[unit].failures; }  // in a row
+  // Moments that passed without a poll, as every slot was taken, since the last call.
+  [[nodiscard]] std::uint64_t take_missed() { return std::exchange(missed_, 0); }
+
+ private:
+  struct State {
+    Duration due{};
+    Duration started{};
+    Duration latency{};  // of its last answer; zero: has never answered
+    unsigned failures = 0;
+    bool running = false;
+    bool removed = false;
+  };
+  using Queue = std::set<std::pair<Duration, Unit>>;
+
+  void wait_for(Unit unit, Duration due);
+  State& ended(Unit unit);
+  [[nodiscard]] Duration after(Duration due, Duration now);
+
+  Duration period_;
+  std::size_t slots_, probe_slots_;
+  std::vector<State> states_;
+  Queue waiting_, probes_;  // by when they are due
+  Queue young_;             // running and no probes, by when they were started
+  std::size_t running_ = 0, running_probes_ = 0;
+  std::uint64_t added_ = 0, missed_ = 0;
+  Duration typical_{};  // moving mean of the latency
+};
+
+}  // namespace inflight
