@@ -28,7 +28,7 @@ class Buffer {
  public:
   char* room(std::size_t size) {
     bool const wasteful = capacity_ > 8 * kUsualRead && size < capacity_ / 8;
-    if (size > capacity_ || wasteful) {
+    if (!bytes_ || size > capacity_ || wasteful) {
       bytes_.reset();
       capacity_ = std::max(size, kUsualRead);
       bytes_.reset(new char[capacity_ + kPadding]);
