@@ -408,6 +408,31 @@ TEST_CASE("journal: a reader waits through a repair that is made while it looks 
   CHECK((*event)->line == numbered(10));
 }
 
+TEST_CASE("journal: nobody sees a batch before it is durable, and the index is synced with the data") {
+  class Spy final : public QuickDisk {
+   public:
+    explicit Spy(std::string folder) : folder_(std::move(folder)) {}
+    Status sync(int, std::string const& path) override {
+      CHECK(read_everything(folder_).end == 10);
+      synced.insert(path);
+      return {};
+    }
+    std::set<std::string> synced;
+
+   private:
+    std::string folder_;
+  };
+  TempFolder temp;
+  std::string const folder = temp / "j";
+  fill(folder, 1 << 20);
+  Spy disk(folder);
+  auto writer = open_writer(disk, folder);
+  CHECK(disk.synced.empty());
+  REQUIRE(append_numbered(writer, 10, 2));
+  CHECK(disk.synced == std::set<std::string>{folder + kFirstData, folder + kFirstIndex});
+  CHECK(read_everything(folder).end == 12);
+}
+
 TEST_CASE("journal: what a killed writer left half done is cut") {
   TempFolder temp;
   std::string const folder = temp / "j";
