@@ -34,6 +34,9 @@ void append_quoted(std::string& out, std::string_view text);
 [[nodiscard]] bool valid_utf8(std::string_view text);
 void append_base64(std::string& out, std::string_view bytes);
 
+// Whether it is one JSON value, to its last byte.
+[[nodiscard]] bool is_json(std::string_view text);
+
 // One change of write(): a new raw value for an attribute, or none to leave it out. New attributes come last.
 struct Edit {
   std::string_view name;
