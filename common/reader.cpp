@@ -15,8 +15,8 @@ constexpr std::size_t kBuffer = 256 << 10;
 constexpr std::size_t kShown = 4096;  // of a line that is too long
 }  // namespace
 
-Reader::Reader(int fd, std::string name, std::uint64_t max_record, bool heed_stop)
-    : fd_(fd), name_(std::move(name)), max_record_(max_record), heed_stop_(heed_stop), buffer_(kBuffer + kRecordPadding) {}
+Reader::Reader(int fd, std::string name, std::uint64_t max_record)
+    : fd_(fd), name_(std::move(name)), max_record_(max_record), buffer_(kBuffer + kRecordPadding) {}
 
 bool Reader::ready() const { return std::memchr(buffer_.data() + begin_, '\n', end_ - begin_) != nullptr; }
 
@@ -65,7 +65,7 @@ Result<Reader::Wait> Reader::next(Line& line, std::optional<Duration> timeout) {
   while (!take(line)) {
     if (eof_) return Wait::end;
     pollfd wait[2] = {{fd_, POLLIN, 0}, {stop_fd(), POLLIN, 0}};
-    nfds_t const count = heed_stop_ && stop_fd() >= 0 ? 2 : 1;
+    nfds_t const count = stop_fd() >= 0 ? 2 : 1;
     int ready = ::poll(wait, count, 0);
     if (ready == 0 && idle_) {
       if (Status status = idle_(); !status.ok()) return status;
@@ -90,6 +90,27 @@ Result<Reader::Wait> Reader::next(Line& line, std::optional<Duration> timeout) {
     bytes_ += static_cast<std::uint64_t>(n);
   }
   return Wait::line;
+}
+
+Result<bool> read_some(int fd, std::string const& name, std::string& bytes, std::function<Status()> const& idle) {
+  for (;;) {
+    pollfd wait[2] = {{fd, POLLIN, 0}, {stop_fd(), POLLIN, 0}};
+    nfds_t const count = stop_fd() >= 0 ? 2 : 1;
+    int ready = ::poll(wait, count, 0);
+    if (ready == 0) {
+      if (Status status = idle(); !status.ok()) return status;
+      ready = ::poll(wait, count, -1);
+    }
+    if (ready < 0 && errno != EINTR) return Status::from_errno(name, errno);
+    if (count == 2 && wait[1].revents != 0) return Status(Code::stopped, name + ": stopped");
+    if (ready <= 0) continue;
+    bytes.resize(kBuffer);
+    ssize_t const n = ::read(fd, bytes.data(), bytes.size());
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    if (n < 0) return Status::from_errno(name, errno);
+    bytes.resize(static_cast<std::size_t>(n));
+    return n > 0;
+  }
 }
 
 }  // namespace inflight

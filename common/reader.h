@@ -26,8 +26,7 @@ struct Line {
 
 class Reader {
  public:
-  // `heed_stop` false: for files that must be read to their end whatever signal comes.
-  Reader(int fd, std::string name, std::uint64_t max_record = kMaxRecord, bool heed_stop = true);
+  Reader(int fd, std::string name, std::uint64_t max_record = kMaxRecord);
 
   enum class Wait { line, end, timeout, stopped };
   // The next line. `timeout` bounds the waiting for bytes (none: for ever). A stop signal ends the waiting, and no line
@@ -47,7 +46,6 @@ class Reader {
   int fd_;
   std::string name_;
   std::uint64_t max_record_;
-  bool heed_stop_;
   std::function<Status()> idle_;
   std::vector<char> buffer_;
   std::size_t begin_ = 0, scanned_ = 0, end_ = 0;
@@ -55,5 +53,10 @@ class Reader {
   std::uint64_t passed_over_ = 0;  // bytes of a line too long that have been dropped from the buffer
   bool eof_ = false;
 };
+
+// What there is to read, in place of `bytes`; false at the end of the file. Calls `idle` before it waits.
+// Code::stopped: a stop signal came first.
+[[nodiscard]] Result<bool> read_some(int fd, std::string const& name, std::string& bytes,
+                                     std::function<Status()> const& idle);
 
 }  // namespace inflight

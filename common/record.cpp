@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 
 namespace inflight {
@@ -42,27 +43,6 @@ simdjson::error_code raw_of(simdjson::ondemand::value value, std::string_view& r
   return raw.empty() ? simdjson::TAPE_ERROR : simdjson::SUCCESS;
 }
 
-bool is_number(std::string_view raw) {
-  std::size_t i = raw.starts_with('-') ? 1 : 0;
-  auto digits = [&] {
-    std::size_t const from = i;
-    while (i < raw.size() && raw[i] >= '0' && raw[i] <= '9') ++i;
-    return i - from;
-  };
-  if (i < raw.size() && raw[i] == '0') {
-    ++i;
-  } else if (digits() == 0) {
-    return false;
-  }
-  if (i < raw.size() && raw[i] == '.' && (++i, digits() == 0)) return false;
-  if (i < raw.size() && (raw[i] == 'e' || raw[i] == 'E')) {
-    ++i;
-    if (i < raw.size() && (raw[i] == '+' || raw[i] == '-')) ++i;
-    if (digits() == 0) return false;
-  }
-  return i == raw.size();
-}
-
 bool is_scalar_token(std::string_view raw) {
   switch (raw.empty() ? '\0' : raw[0]) {
     case '"':
@@ -74,7 +54,7 @@ bool is_scalar_token(std::string_view raw) {
     case 'n':
       return raw == "null";
     default:
-      return is_number(raw);
+      return is_json_number(raw);
   }
 }
 
@@ -92,6 +72,11 @@ unsigned hex4(std::string_view text) {
     value = value * 16 + digit;
   }
   return value;
+}
+
+bool is_hex4(char const* text) {
+  return std::all_of(text, text + 4,
+                     [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); });
 }
 
 void append_utf8(std::string& out, unsigned code) {
@@ -201,6 +186,65 @@ std::string_view unquote(std::string_view raw, std::string& scratch) {
   return scratch;
 }
 
+bool append_unquoted(std::string& out, std::string_view raw) {
+  static constexpr auto plain = [] {
+    std::array<char, 128> table{};
+    for (std::string_view const pair : {"\"\"", "\\\\", "//", "b\b", "f\f", "n\n", "r\r", "t\t"})
+      table[static_cast<std::size_t>(pair[0])] = pair[1];
+    return table;
+  }();
+  raw = raw.substr(1, raw.size() - 2);
+  std::size_t const before = out.size();
+  out.resize(before + raw.size() + 8);
+  char* to = out.data() + before;
+  char const* from = raw.data();
+  char const* const end = from + raw.size();
+  bool good = true;
+  while (good && from < end) {
+    // Eight bytes at a time up to the next backslash, the bytes behind it too: they are overwritten or cut off.
+    if (end - from >= 8) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, from, 8);
+      std::memcpy(to, &word, 8);
+      std::uint64_t const x = word ^ 0x5c5c5c5c5c5c5c5cU;
+      std::uint64_t const zero = (x - 0x0101010101010101U) & ~x & 0x8080808080808080U;
+      int const clean = std::endian::native == std::endian::little ? std::countr_zero(zero) / 8 : zero == 0 ? 8 : 0;
+      from += clean;
+      to += clean;
+      if (clean == 8) continue;
+    }
+    if (*from != '\\') {
+      *to++ = *from++;
+      continue;
+    }
+    char const c = from + 1 < end ? from[1] : '\0';
+    char const means = static_cast<unsigned char>(c) < 128 ? plain[static_cast<std::size_t>(c)] : '\0';
+    if (means != '\0') {
+      *to++ = means;
+      from += 2;
+      continue;
+    }
+    std::size_t const size = std::min<std::size_t>(static_cast<std::size_t>(end - from), 12);
+    std::size_t used = 6;
+    if (c == 'u' && size >= 6 && is_hex4(from + 2)) {
+      bool const pair = size == 12 && from[6] == '\\' && from[7] == 'u' && is_hex4(from + 8);
+      unsigned code = hex4({from + 2, 4});
+      if (pair && code >= 0xd800 && code < 0xdc00) {
+        unsigned const low = hex4({from + 8, 4});
+        if (low >= 0xdc00 && low < 0xe000) code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00), used = 12;
+      }
+      std::string character;
+      append_utf8(character, code >= 0xd800 && code < 0xe000 ? 0xfffd : code);  // a lone surrogate has no UTF-8
+      to = std::copy(character.begin(), character.end(), to);
+      from += used;
+    } else {
+      good = false;
+    }
+  }
+  out.resize(good ? static_cast<std::size_t>(to - out.data()) : before);
+  return good;
+}
+
 void append_quoted(std::string& out, std::string_view text) {
   // 0: as it is; 1: \u00xx or look closer
   static constexpr auto special = [] {
@@ -249,6 +293,52 @@ void append_quoted(std::string& out, std::string_view text) {
   }
   out.append(text, clean, text.size() - clean);
   out += '"';
+}
+
+bool is_json_number(std::string_view raw) {
+  std::size_t i = raw.starts_with('-') ? 1 : 0;
+  auto digits = [&] {
+    std::size_t const from = i;
+    while (i < raw.size() && raw[i] >= '0' && raw[i] <= '9') ++i;
+    return i - from;
+  };
+  if (i < raw.size() && raw[i] == '0') {
+    ++i;
+  } else if (digits() == 0) {
+    return false;
+  }
+  if (i < raw.size() && raw[i] == '.' && (++i, digits() == 0)) return false;
+  if (i < raw.size() && (raw[i] == 'e' || raw[i] == 'E')) {
+    ++i;
+    if (i < raw.size() && (raw[i] == '+' || raw[i] == '-')) ++i;
+    if (digits() == 0) return false;
+  }
+  return i == raw.size();
+}
+
+bool append_from_base64(std::string& out, std::string_view text) {
+  static constexpr auto values = [] {
+    std::array<std::uint8_t, 256> table{};
+    table.fill(64);
+    std::string_view const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (std::size_t i = 0; i < digits.size(); ++i)
+      table[static_cast<unsigned char>(digits[i])] = static_cast<std::uint8_t>(i);
+    return table;
+  }();
+  if (text.size() % 4 != 0) return false;
+  std::size_t const padding = text.ends_with("==") ? 2 : text.ends_with('=') ? 1 : 0;
+  out.reserve(out.size() + text.size() / 4 * 3);
+  for (std::size_t i = 0; i < text.size(); i += 4) {
+    std::size_t const digits = i + 4 == text.size() ? 4 - padding : 4;
+    unsigned group = 0;
+    for (std::size_t k = 0; k < 4; ++k) {
+      unsigned const value = k < digits ? values[static_cast<unsigned char>(text[i + k])] : 0U;
+      if (value == 64) return false;
+      group = group << 6 | value;
+    }
+    for (std::size_t k = 1; k < digits; ++k) out += static_cast<char>(group >> (24 - 8 * k) & 0xff);
+  }
+  return true;
 }
 
 std::string json_string(std::string_view text) {
@@ -522,17 +612,6 @@ class Walk {
   char const* at_;
   char const* end_;
 };
-
-}  // namespace
-
-bool is_json(std::string_view text) {
-  Walk walk(text);
-  if (walk.skip().empty()) return false;
-  walk.space();
-  return walk.at() == text.data() + text.size();
-}
-
-namespace {
 
 bool select_in(Walk& walk, Node const& node, std::vector<Value>& values, int depth = 0) {
   char const* const begin = (walk.space(), walk.at());

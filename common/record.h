@@ -28,14 +28,17 @@ struct Value {
 [[nodiscard]] Value::Kind kind_of(std::string_view raw);
 // A JSON string's text; other values as written. `scratch` holds it where escapes had to be resolved.
 [[nodiscard]] std::string_view unquote(std::string_view raw, std::string& scratch);
+// Appends a JSON string's text. False where an escape in it is none.
+[[nodiscard]] bool append_unquoted(std::string& out, std::string_view raw);
 // Appends `text` as a JSON string. Bytes that are not UTF-8 become U+FFFD.
 void append_quoted(std::string& out, std::string_view text);
 [[nodiscard]] std::string json_string(std::string_view text);
 [[nodiscard]] bool valid_utf8(std::string_view text);
 void append_base64(std::string& out, std::string_view bytes);
-
-// Whether it is one JSON value, to its last byte.
-[[nodiscard]] bool is_json(std::string_view text);
+// Whether it is a number in JSON's grammar, and nothing else.
+[[nodiscard]] bool is_json_number(std::string_view text);
+// Appends the bytes that base64 (RFC 4648, padded) stands for. False where it is none.
+[[nodiscard]] bool append_from_base64(std::string& out, std::string_view text);
 
 // One change of write(): a new raw value for an attribute, or none to leave it out. New attributes come last.
 struct Edit {

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace inflight {
 
 namespace {
@@ -60,6 +62,14 @@ unsigned days_in_month(std::int64_t year, unsigned month) {
   return month == 2 && leap ? 29 : days[month - 1];
 }
 
+std::optional<Time> to_time(std::int64_t seconds, std::int64_t rest) {
+  // Below zero the fraction is taken from the next second, so that the earliest times do not overflow on the way.
+  if (seconds < 0) ++seconds, rest -= kSecond;
+  std::int64_t ns = 0;
+  if (__builtin_mul_overflow(seconds, kSecond, &ns) || __builtin_add_overflow(ns, rest, &ns)) return std::nullopt;
+  return Time{ns};
+}
+
 std::optional<Time> parse_time(std::string_view text, bool zone_needed) {
   Digits in(text);
   unsigned const year = in.number(4, 0, 9999);
@@ -91,12 +101,7 @@ std::optional<Time> parse_time(std::string_view text, bool zone_needed) {
     }
   }
   if (in.failed() || !in.empty()) return std::nullopt;
-  // Below zero the fraction is taken from the next second, so that the earliest times do not overflow on the way.
-  std::int64_t rest = nanoseconds;
-  if (seconds < 0) ++seconds, rest -= kSecond;
-  std::int64_t ns = 0;
-  if (__builtin_mul_overflow(seconds, kSecond, &ns) || __builtin_add_overflow(ns, rest, &ns)) return std::nullopt;
-  return Time{ns};
+  return to_time(seconds, nanoseconds);
 }
 
 Time midnight(Time now) {
@@ -177,6 +182,216 @@ Result<Time> parse_when(std::string_view text, Time now) {
   }
   return Status::usage(
       fmt::format("'{}' is not a time: 2018-07-01T13:00:00Z, 2018-07-01, today, yesterday, -2h", text));
+}
+
+namespace {
+
+// A decimal count of units of `unit` nanoseconds, exact.
+std::optional<Time> parse_count(std::string_view text, std::int64_t unit) {
+  bool const negative = text.starts_with('-');
+  if (negative) text.remove_prefix(1);
+  std::size_t const dot = std::min(text.find('.'), text.size());
+  if (dot == 0 || dot + 1 == text.size()) return std::nullopt;
+  std::int64_t ns = 0;
+  std::int64_t scale = unit;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (i == dot) continue;
+    if (text[i] < '0' || text[i] > '9') return std::nullopt;
+    std::int64_t const digit = negative ? -(text[i] - '0') : text[i] - '0';
+    if (i < dot) {
+      std::int64_t const part = digit;
+      if (__builtin_mul_overflow(ns, 10, &ns) || __builtin_add_overflow(ns, part, &ns)) return std::nullopt;
+    } else {
+      if (scale % 10 != 0 && digit != 0) return std::nullopt;  // finer than a nanosecond
+      scale /= 10;
+      if (__builtin_add_overflow(ns, digit * scale, &ns)) return std::nullopt;
+    }
+    if (i + 1 == dot && __builtin_mul_overflow(ns, unit, &ns)) return std::nullopt;
+  }
+  return Time{ns};
+}
+
+constexpr std::string_view kMonths[] = {"january", "february", "march",     "april",   "may",      "june",
+                                        "july",    "august",   "september", "october", "november", "december"};
+constexpr std::string_view kDays[] = {"monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"};
+
+// What a pattern reads, from left to right.
+struct Fields {
+  std::string_view text;
+  std::int64_t year = 1970, month = 1, day = 1, hour = 0, minute = 0, second = 0, nanosecond = 0, offset = 0;
+  std::int64_t day_of_year = 0;
+  bool afternoon = false, half_days = false;
+  std::optional<Time> since;
+
+  bool number(std::size_t digits, std::int64_t low, std::int64_t high, std::int64_t& value) {
+    std::size_t i = 0;
+    std::int64_t n = 0;
+    for (; i < digits && i < text.size() && text[i] >= '0' && text[i] <= '9'; ++i) n = n * 10 + (text[i] - '0');
+    text.remove_prefix(i);
+    value = n;
+    return i > 0 && n >= low && n <= high;
+  }
+  bool word(std::string_view lower) {
+    if (text.size() < lower.size()) return false;
+    for (std::size_t i = 0; i < lower.size(); ++i) {
+      if ((text[i] | 0x20) != lower[i]) return false;
+    }
+    text.remove_prefix(lower.size());
+    return true;
+  }
+  // A name, whole or its first three letters; its number from 1.
+  template <std::size_t N>
+  bool name(std::string_view const (&names)[N], std::int64_t& value) {
+    for (std::size_t i = 0; i < N; ++i) {
+      value = static_cast<std::int64_t>(i) + 1;
+      if (word(names[i]) || word(names[i].substr(0, 3))) return true;
+    }
+    return false;
+  }
+  void space() {
+    while (!text.empty() && (text[0] == ' ' || text[0] == '\t' || text[0] == '\n')) text.remove_prefix(1);
+  }
+  bool zone() {
+    if (word("z")) return offset = 0, true;
+    if (text.empty() || (text[0] != '+' && text[0] != '-')) return false;
+    bool const west = text[0] == '-';
+    text.remove_prefix(1);
+    std::int64_t hours = 0, minutes = 0;
+    std::size_t const before = text.size();
+    if (!number(2, 0, 23, hours) || before - text.size() != 2) return false;
+    bool const colon = text.starts_with(':');
+    if (colon) text.remove_prefix(1);
+    bool const more = !text.empty() && text[0] >= '0' && text[0] <= '9';
+    if ((colon || more) && !number(2, 0, 59, minutes)) return false;
+    offset = (hours * 3600 + minutes * 60) * (west ? -1 : 1);
+    return true;
+  }
+  bool read(std::string_view pattern) {
+    for (std::size_t i = 0; i < pattern.size(); ++i) {
+      char const c = pattern[i];
+      if (c == ' ') {
+        space();
+      } else if (c != '%') {
+        if (text.empty() || text[0] != c) return false;
+        text.remove_prefix(1);
+      } else if (!field(pattern[++i])) {
+        return false;
+      }
+    }
+    return true;
+  }
+  bool field(char kind) {
+    std::int64_t ignored = 0;
+    switch (kind) {
+      case 'Y':
+        return number(4, 0, 9999, year);
+      case 'y':
+        if (!number(2, 0, 99, year)) return false;
+        year += year < 69 ? 2000 : 1900;  // POSIX
+        return true;
+      case 'm':
+        return number(2, 1, 12, month);
+      case 'e':
+        space();
+        [[fallthrough]];
+      case 'd':
+        return number(2, 1, 31, day);
+      case 'j':
+        return number(3, 1, 366, day_of_year);
+      case 'H':
+        return number(2, 0, 23, hour);
+      case 'I':
+        half_days = true;
+        return number(2, 1, 12, hour);
+      case 'M':
+        return number(2, 0, 59, minute);
+      case 'S':
+        return number(2, 0, 60, second);
+      case 'p':
+        afternoon = word("pm");
+        return afternoon || word("am");
+      case 'b':
+      case 'B':
+        return name(kMonths, month);
+      case 'a':
+      case 'A':
+        return name(kDays, ignored);
+      case 'f': {
+        std::size_t const digits = std::min(text.find_first_not_of("0123456789"), text.size());
+        if (digits == 0 || digits > 9) return false;
+        (void)number(digits, 0, kSecond, nanosecond);
+        for (std::size_t i = digits; i < 9; ++i) nanosecond *= 10;
+        return true;
+      }
+      case 'z':
+        return zone();
+      case 'Z':
+        return word("utc") || word("gmt") || word("z");
+      case 's': {
+        std::size_t const digits =
+            std::min(text.find_first_not_of("0123456789", text.starts_with('-') ? 1 : 0), text.size());
+        since = parse_count(text.substr(0, digits), kSecond);
+        text.remove_prefix(digits);
+        return since.has_value();
+      }
+      case 'F':
+        return read("%Y-%m-%d");
+      case 'T':
+        return read("%H:%M:%S");
+      case 'R':
+        return read("%H:%M");
+      case 'n':
+      case 't':
+        return space(), true;
+      default:
+        return read("%") && kind == '%';
+    }
+  }
+};
+
+}  // namespace
+
+Result<TimeFormat> TimeFormat::parse(std::string_view text) {
+  TimeFormat format;
+  if (text == "rfc3339") return format;
+  std::int64_t unit = kSecond;
+  for (std::string_view const name : {"unix", "unixms", "unixus", "unixns"}) {
+    format.unit_ = unit;
+    if (text == name) return format;
+    unit /= 1000;
+  }
+  bool fields = false;
+  bool good = true;
+  for (std::size_t i = 0; i < text.size() && good; ++i) {
+    if (text[i] != '%') continue;
+    ++i;
+    good = i < text.size() && std::string_view("YymdejHIMSpbBaAfzZsFTRnt%").find(text[i]) != std::string_view::npos;
+    fields = fields || text[i] != '%';
+  }
+  if (!good || !fields) {
+    return Status::usage(fmt::format(
+        "'{}' is not a time format: rfc3339, unix, unixms, unixus, unixns, or as strptime has it, %Y-%m-%d %H:%M:%S",
+        text));
+  }
+  format.pattern_ = text;
+  return format;
+}
+
+std::optional<Time> TimeFormat::read(std::string_view text) const {
+  if (pattern_.empty()) return unit_ == 0 ? parse_rfc3339(text) : parse_count(text, unit_);
+  Fields f;
+  f.text = text;
+  if (!f.read(pattern_) || !f.text.empty()) return std::nullopt;
+  if (f.half_days) f.hour = f.hour % 12 + (f.afternoon ? 12 : 0);
+  if (f.since) return *f.since + Duration{f.nanosecond};
+  auto const month = static_cast<unsigned>(f.month);
+  if (f.day > days_in_month(f.year, month)) return std::nullopt;
+  std::int64_t days = days_from_civil(f.year, month, static_cast<unsigned>(f.day));
+  if (f.day_of_year > 0) {
+    days = days_from_civil(f.year, 1, 1) + f.day_of_year - 1;
+    if (days >= days_from_civil(f.year + 1, 1, 1)) return std::nullopt;
+  }
+  return to_time(days * 86'400 + f.hour * 3600 + f.minute * 60 + f.second - f.offset, f.nanosecond);
 }
 
 Clock& system_clock() {

@@ -31,6 +31,20 @@ struct Time {
 // What an option takes: RFC 3339 (without a zone: UTC), a date, `now`, `today`, `yesterday`, `-2h`, `@1530403200`.
 [[nodiscard]] Result<Time> parse_when(std::string_view text, Time now);
 
+// Times as others write them: `rfc3339`, `unix` (seconds, perhaps with a fraction), `unixms`, `unixus`, `unixns`, or a
+// pattern as strptime(3) has it, of %Y %m %d %j %H %I %M %S %f (a fraction's digits) %p %b %B %a %A %z %Z (UTC, GMT) %F
+// %T %R %y %e %s %n %t %%. Without a zone it is UTC.
+class TimeFormat {
+ public:
+  [[nodiscard]] static Result<TimeFormat> parse(std::string_view text);
+  // nullopt: not of this format, or outside the range.
+  [[nodiscard]] std::optional<Time> read(std::string_view text) const;
+
+ private:
+  std::string pattern_;    // empty: one of the named ones
+  std::int64_t unit_ = 0;  // nanoseconds, of unix…; 0: rfc3339
+};
+
 // The days since 1970-01-01 of a civil date, and back (Howard Hinnant, "chrono-compatible low-level date algorithms").
 [[nodiscard]] std::int64_t days_from_civil(std::int64_t year, unsigned month, unsigned day);
 struct Civil {
