@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 
@@ -35,11 +34,8 @@ class DeadLetters {
   // Reads the file; a torn last line is cut off.
   static Result<DeadLetters> open(Disk& disk, std::string const& path);
 
-  // For reading beside the process that writes.
-  static Result<DeadLetters> view(std::string const& path);
-
-  // All of them with one fsync; durable when it returns ok.
-  [[nodiscard]] Status append(std::span<DeadLetter const> letters);
+  // Durable when it returns ok.
+  [[nodiscard]] Status append(DeadLetter const& letter);
   // Closes the open letter of a position (stored or dropped on replay), durably.
   [[nodiscard]] Status close(std::uint64_t position);
 
@@ -55,8 +51,7 @@ class DeadLetters {
   [[nodiscard]] Result<DeadLetter> read(Entry const& entry) const;
 
  private:
-  Status scan();
-  Status append_lines(std::string_view lines);
+  Status append_line(std::string line);
 
   Disk* disk_ = nullptr;
   std::string path_;

@@ -34,7 +34,7 @@ class CheckLayers(Project):
         self.write("common/status.cpp", '#include "common/status.h"\n\n#include <fmt/format.h>\n#include <sys/stat.h>\n')
         self.write("common/record.h", '#include "common/status.h"\n')
         self.write("common/reader.h", '#include "common/record.h"\n')
-        self.write("tools/xml2json.cpp", '#include <pugixml.hpp>\n\n#include "common/record.h"\n')
+        self.write("tests/servers/sim.cpp", '#include <microhttpd.h>\n\n#include "common/record.h"\n')
         self.write("tests/unit/record_test.cpp", '#include "common/record.h"\n#include <doctest/doctest.h>\n')
 
     def test_an_order_that_keeps_the_layers_is_silent(self):

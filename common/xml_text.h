@@ -1,0 +1,34 @@
+// What XML says of bytes and characters: encodings, and which characters make a name.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "common/status.h"
+
+namespace inflight {
+
+// Name characters beyond ASCII, of XML 1.0 fourth edition (appendix B), which is what expat and libxml2's users know.
+[[nodiscard]] bool is_xml_name_start(std::uint32_t code);
+[[nodiscard]] bool is_xml_name(std::uint32_t code);
+
+// The bytes of one XML document as UTF-8, piece by piece. A byte order mark decides, then the pattern of the first
+// bytes (UTF-16 and UTF-32 in both orders), then the encoding that the document declares, by its name in iconv(3); else
+// it is UTF-8.
+class XmlDecoder {
+ public:
+  XmlDecoder();
+  ~XmlDecoder();
+
+  // Appends what `bytes` say. Code::rejected: they are not of the encoding, or it is unknown; what came before them
+  // has been appended.
+  [[nodiscard]] Status decode(std::string_view bytes, bool last, std::string& text);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace inflight
