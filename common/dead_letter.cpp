@@ -84,69 +84,98 @@ Result<DeadLetter> parse_dead_letter(std::string_view line) {
   return letter;
 }
 
-Result<DeadLetters> DeadLetters::open(Disk& disk, std::string const& path) {
-  DeadLetters letters;
-  letters.disk_ = &disk;
-  letters.path_ = path;
-  auto fd = disk.open(path, O_RDWR | O_CREAT);
-  if (!fd) return fd.status();
-  letters.fd_ = std::move(*fd);
-  Reader reader(letters.fd_.get(), path, std::uint64_t{1} << 32);
+Status DeadLetters::scan() {
+  Reader reader(fd_.get(), path_, std::uint64_t{1} << 32, false);
   Line line;
   for (;;) {
     auto got = reader.next(line);
     if (!got) return got.status();
-    if (*got != Reader::Wait::line) break;
-    if (!line.terminated) break;  // torn by a crash: never acknowledged, so it is written again
-    std::uint64_t const begin = letters.size_;
-    letters.size_ += line.size + 1;
+    if (*got != Reader::Wait::line || !line.terminated) return {};  // torn by a crash: never acknowledged
+    std::uint64_t const begin = size_;
+    size_ += line.size + 1;
     std::string_view text = line.text;
     std::uint64_t position = 0, attempt = 0;
     if (take(text, R"({"position":)", position) && take(text, R"(,"attempt":)", attempt)) {
-      Entry& entry = letters.entries_[position];
-      if (!entry.open) ++letters.open_count_;
+      Entry& entry = entries_[position];
+      if (!entry.open) ++open_count_;
       entry = {begin, line.size, attempt, true};
     } else if (take(text, R"({"closed":)", position)) {
-      Entry& entry = letters.entries_[position];
-      if (entry.open) --letters.open_count_;
+      Entry& entry = entries_[position];
+      if (entry.open) --open_count_;
       entry.open = false;
     } else {
-      return Status::defect(fmt::format("{}: damaged at byte {}", path, begin));
+      return Status::defect(fmt::format("{}: damaged at byte {}", path_, begin));
     }
   }
+}
+
+Result<DeadLetters> DeadLetters::open(Disk& disk, std::string const& path) {
+  DeadLetters letters;
+  letters.disk_ = &disk;
+  letters.path_ = path;
+  if (!exists(path)) return letters;  // made with the first letter
+  auto fd = disk.open(path, O_RDWR);
+  if (!fd) return fd.status();
+  letters.fd_ = std::move(*fd);
+  if (Status status = letters.scan(); !status.ok()) return status;
+  // A torn last line is written again.
   if (Status status = disk.truncate(letters.fd_.get(), letters.size_, path); !status.ok()) return status;
-  if (Status status = disk.sync_folder(parent_folder(path)); !status.ok()) return status;
   return letters;
 }
 
-Status DeadLetters::append_line(std::string line) {
-  line += '\n';
-  Status status = disk_->write_at(fd_.get(), line, size_, path_);
+Result<DeadLetters> DeadLetters::view(std::string const& path) {
+  DeadLetters letters;
+  letters.path_ = path;
+  if (!exists(path)) return letters;
+  auto fd = real_disk().open(path, O_RDONLY);
+  if (!fd) return fd.status();
+  letters.fd_ = std::move(*fd);
+  if (Status status = letters.scan(); !status.ok()) return status;
+  return letters;
+}
+
+Status DeadLetters::append_lines(std::string_view lines) {
+  if (!fd_) {
+    auto fd = disk_->open(path_, O_RDWR | O_CREAT);
+    if (!fd) return fd.status();
+    if (Status status = disk_->sync_folder(parent_folder(path_)); !status.ok()) return status;
+    fd_ = std::move(*fd);
+  }
+  Status status = disk_->write_at(fd_.get(), lines, size_, path_);
   if (status.ok()) status = disk_->sync(fd_.get(), path_);
   if (!status.ok()) {
     (void)disk_->truncate(fd_.get(), size_, path_);
     return status;
   }
-  size_ += line.size();
+  size_ += lines.size();
   return {};
 }
 
-Status DeadLetters::append(DeadLetter const& letter) {
-  auto const known = entries_.find(letter.position);
-  if (known != entries_.end() && known->second.attempt >= letter.attempt) return {};
-  std::string const line = to_line(letter);
-  std::uint64_t const offset = size_;
-  if (Status status = append_line(line); !status.ok()) return status;
-  Entry& entry = entries_[letter.position];
-  if (!entry.open) ++open_count_;
-  entry = {offset, line.size(), letter.attempt, true};
+Status DeadLetters::append(std::span<DeadLetter const> letters) {
+  std::string lines;
+  std::vector<std::pair<std::uint64_t, Entry>> added;
+  for (DeadLetter const& letter : letters) {
+    auto const known = entries_.find(letter.position);
+    if (known != entries_.end() && known->second.attempt >= letter.attempt) continue;
+    std::string const line = to_line(letter);
+    added.push_back({letter.position, {size_ + lines.size(), line.size(), letter.attempt, true}});
+    lines += line;
+    lines += '\n';
+  }
+  if (lines.empty()) return {};
+  if (Status status = append_lines(lines); !status.ok()) return status;
+  for (auto const& [position, entry] : added) {
+    Entry& known = entries_[position];
+    if (!known.open) ++open_count_;
+    known = entry;
+  }
   return {};
 }
 
 Status DeadLetters::close(std::uint64_t position) {
   auto const known = entries_.find(position);
   if (known == entries_.end() || !known->second.open) return {};
-  if (Status status = append_line(fmt::format("{{\"closed\":{},\"attempt\":{}}}", position, known->second.attempt));
+  if (Status status = append_lines(fmt::format("{{\"closed\":{},\"attempt\":{}}}\n", position, known->second.attempt));
       !status.ok()) {
     return status;
   }

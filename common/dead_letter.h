@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -34,8 +35,11 @@ class DeadLetters {
   // Reads the file; a torn last line is cut off.
   static Result<DeadLetters> open(Disk& disk, std::string const& path);
 
-  // Durable when it returns ok.
-  [[nodiscard]] Status append(DeadLetter const& letter);
+  // For reading beside the process that writes.
+  static Result<DeadLetters> view(std::string const& path);
+
+  // All of them with one fsync; durable when it returns ok.
+  [[nodiscard]] Status append(std::span<DeadLetter const> letters);
   // Closes the open letter of a position (stored or dropped on replay), durably.
   [[nodiscard]] Status close(std::uint64_t position);
 
@@ -51,7 +55,8 @@ class DeadLetters {
   [[nodiscard]] Result<DeadLetter> read(Entry const& entry) const;
 
  private:
-  Status append_line(std::string line);
+  Status scan();
+  Status append_lines(std::string_view lines);
 
   Disk* disk_ = nullptr;
   std::string path_;

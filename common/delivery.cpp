@@ -409,6 +409,7 @@ class Lane {
       if (Status status = hear({lines.data() + begin, end - begin}); !status.ok()) return status;
       begin = end + 1;
     }
+    if (Status status = write_letters(); !status.ok()) return status;
     std::uint64_t const settled = ledger_.settled_count() - before;
     counters().settled += settled;
     if (settled > 0) {
@@ -496,16 +497,30 @@ class Lane {
     }
   }
 
+  // Collects letters; write_letters() makes them durable and only then settles.
   Status dead(std::uint64_t position, std::string const& by, std::string const& reason) {
     if (ledger_.settled(position) || !delivered_.contains(position)) return {};
+    for (DeadLetter const& letter : letters_) {
+      if (letter.position == position) return {};
+    }
     EventReader::Event event;
     auto got = letter_reader_->read(position, event);
     if (!got) return got.status();
     if (*got != EventReader::Got::event || event.position != position) {
       return Status::defect(fmt::format("event {} is gone from the source before it was settled", position));
     }
-    ++counters().rejected;
-    return ledger_.dead({position, 1, io_.clock.now(), by, reason, std::string(event.line)});
+    letters_bytes_ += event.line.size();
+    letters_.push_back({position, 1, io_.clock.now(), by, reason, std::string(event.line)});
+    return letters_.size() >= 1000 || letters_bytes_ > (4 << 20) ? write_letters() : Status{};
+  }
+
+  Status write_letters() {
+    if (letters_.empty()) return {};
+    if (Status status = ledger_.dead(letters_); !status.ok()) return status;
+    counters().rejected += letters_.size();
+    letters_.clear();
+    letters_bytes_ = 0;
+    return {};
   }
 
   // Whether it is time to end the pipeline's input. What is buffered in stages then comes out, and is receipted.
@@ -655,6 +670,7 @@ class Lane {
       std::string reason = "vanished: no stage said what became of it";
       if (!errors.empty()) reason += ": " + errors;
       if (Status status = dead(open.map().begin()->first, "pipeline", reason); !status.ok()) return status;
+      if (Status status = write_letters(); !status.ok()) return status;
     } else if (!open.empty()) {
       for (auto const& [first, last] : open.map()) vanished_.add(first, last);
     }
@@ -696,6 +712,7 @@ class Lane {
             !written.ok()) {
           return written;
         }
+        if (Status written = write_letters(); !written.ok()) return written;
         suspects_.clear();
         count_letter();
       } else {
@@ -798,6 +815,8 @@ class Lane {
   std::map<std::uint64_t, Pieces> pieces_;
   std::map<std::uint64_t, Votes> votes_;
   std::vector<std::pair<std::string, std::string>> last_;
+  std::vector<DeadLetter> letters_;
+  std::size_t letters_bytes_ = 0;
   std::unordered_set<int> exits_;
   std::uint64_t sinks_seen_ = 0;
   bool channel_ended_ = false, input_open_ = false, at_end_ = false, source_ended_ = false, window_full_ = false;
@@ -841,7 +860,7 @@ class Delivery {
     Duration saved{}, ticked{};
     std::optional<Exit> verdict;
     for (;;) {
-      bool const stop = stopping();
+      bool const stop = stopping() && !draining();
       bool running = false, exhausted = true;
       for (auto& lane : lanes_) {
         if (Status status = lane->step(stop || verdict.has_value()); !status.ok()) return fail(status);
@@ -853,9 +872,9 @@ class Delivery {
       if (now - saved > seconds(1)) {
         saved = now;
         if (Status status = ledger_.save(); !status.ok()) return fail(status);
-        source_.settled(ledger_.cursor());
         measure_lag();
       }
+      if (ledger_.cursor() != forgotten_) source_.settled(forgotten_ = ledger_.cursor());
       if (now - ticked > seconds(1)) {
         ticked = now;
         if (Status status = source_.tick(); !status.ok()) return fail(status);
@@ -867,7 +886,6 @@ class Delivery {
     ledger_.set_clean(true);
     if (!verdict && !stopping() && lanes_[0]->source_ended()) ledger_.set_complete();
     if (Status status = ledger_.save(); !status.ok()) return fail(status);
-    source_.settled(ledger_.cursor());
     if (verdict) return *verdict;
     if (stopping()) return stop_signal() == SIGINT ? Exit::interrupted : Exit::terminated;
     return Exit::ok;
@@ -880,9 +898,16 @@ class Delivery {
     return status.exit();
   }
 
+  bool draining() {
+    if (!source_.drains()) return false;
+    Duration const now = io_.clock.steady();
+    if (!stopped_at_) stopped_at_ = now;
+    return now - *stopped_at_ < seconds(30);
+  }
+
   void wait(bool stop) {
     std::vector<pollfd> fds = {{wake_fd(), POLLIN, 0}};
-    if (!stop) fds.push_back({stop_fd(), POLLIN, 0});
+    if (!stop && !stopping()) fds.push_back({stop_fd(), POLLIN, 0});
     bool at_end = true;
     for (auto& lane : lanes_) {
       lane->add_fds(fds);
@@ -911,6 +936,8 @@ class Delivery {
   Ledger& ledger_;
   DeliveryOptions const& options_;
   std::vector<std::unique_ptr<Lane>> lanes_;
+  std::uint64_t forgotten_ = 0;
+  std::optional<Duration> stopped_at_;
 };
 
 }  // namespace

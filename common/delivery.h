@@ -55,8 +55,10 @@ class EventSource {
   // Readable when there may be more, or -1 (then it is asked every 20 ms); clear_wait() after it was seen.
   [[nodiscard]] virtual int wait_fd() { return -1; }
   virtual void clear_wait() {}
-  // Everything below the cursor is settled, durably.
+  // What is below the cursor is not asked for again.
   virtual void settled(std::uint64_t cursor) { (void)cursor; }
+  // Whether a stop signal waits until all that the source has is delivered, since nobody else keeps it (at most 30 s).
+  [[nodiscard]] virtual bool drains() const { return false; }
   // Called about once a second.
   [[nodiscard]] virtual Status tick() { return {}; }
 };

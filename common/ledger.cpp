@@ -51,7 +51,7 @@ Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::stri
   ledger->path_ = path;
   ledger->source_ = source;
   ledger->cursor_ = first;
-  if (exists(path)) {
+  if (!path.empty() && exists(path)) {
     auto state = read_state(path);
     if (!state) return state.status();
     if (std::string const named = state->value("source", ""); named != source) {
@@ -106,9 +106,9 @@ void Ledger::unsettle(std::uint64_t position) {
   changed_ = true;
 }
 
-Status Ledger::dead(DeadLetter const& letter) {
-  if (Status status = letters_->append(letter); !status.ok()) return status;
-  settle(letter.position, letter.position);
+Status Ledger::dead(std::span<DeadLetter const> letters) {
+  if (Status status = letters_->append(letters); !status.ok()) return status;
+  for (DeadLetter const& letter : letters) settle(letter.position, letter.position);
   return {};
 }
 
@@ -119,7 +119,7 @@ void Ledger::set_note(std::string note) {
 }
 
 Status Ledger::save() {
-  if (!changed_) return {};
+  if (!changed_ || path_.empty()) return {};
   ordered_json state = {{"version", 1},
                         {"source", source_},
                         {"cursor", cursor_},

@@ -34,7 +34,7 @@ class Pieces {
 
 class Ledger {
  public:
-  // `path` is the state file; `letters` that of the dead letters. Where there is no state file, the cursor is `first`.
+  // `path` is the state file (empty: nothing is remembered); `letters` that of the dead letters. Where there is no state file, the cursor is `first`.
   static Result<std::unique_ptr<Ledger>> open(Disk& disk, Clock& clock, std::string const& path, std::string const& letters,
                                               std::string const& source, std::uint64_t first);
 
@@ -50,7 +50,7 @@ class Ledger {
   void unsettle(std::uint64_t position);
 
   // Writes letters of events, then settles them. Each stands once, whatever is said of it how often.
-  [[nodiscard]] Status dead(DeadLetter const& letter);
+  [[nodiscard]] Status dead(std::span<DeadLetter const> letters);
   [[nodiscard]] DeadLetters const& letters() const { return *letters_; }
 
   // How often an event brought the pipeline down alone, and how many events had been settled when it first did.

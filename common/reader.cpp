@@ -15,8 +15,8 @@ constexpr std::size_t kBuffer = 256 << 10;
 constexpr std::size_t kShown = 4096;  // of a line that is too long
 }  // namespace
 
-Reader::Reader(int fd, std::string name, std::uint64_t max_record)
-    : fd_(fd), name_(std::move(name)), max_record_(max_record), buffer_(kBuffer + kRecordPadding) {}
+Reader::Reader(int fd, std::string name, std::uint64_t max_record, bool heed_stop)
+    : fd_(fd), name_(std::move(name)), max_record_(max_record), heed_stop_(heed_stop), buffer_(kBuffer + kRecordPadding) {}
 
 bool Reader::ready() const { return std::memchr(buffer_.data() + begin_, '\n', end_ - begin_) != nullptr; }
 
@@ -65,7 +65,7 @@ Result<Reader::Wait> Reader::next(Line& line, std::optional<Duration> timeout) {
   while (!take(line)) {
     if (eof_) return Wait::end;
     pollfd wait[2] = {{fd_, POLLIN, 0}, {stop_fd(), POLLIN, 0}};
-    nfds_t const count = stop_fd() >= 0 ? 2 : 1;
+    nfds_t const count = heed_stop_ && stop_fd() >= 0 ? 2 : 1;
     int ready = ::poll(wait, count, 0);
     if (ready == 0 && idle_) {
       if (Status status = idle_(); !status.ok()) return status;

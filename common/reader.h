@@ -26,7 +26,8 @@ struct Line {
 
 class Reader {
  public:
-  Reader(int fd, std::string name, std::uint64_t max_record = kMaxRecord);
+  // `heed_stop` false: for files that must be read to their end whatever signal comes.
+  Reader(int fd, std::string name, std::uint64_t max_record = kMaxRecord, bool heed_stop = true);
 
   enum class Wait { line, end, timeout, stopped };
   // The next line. `timeout` bounds the waiting for bytes (none: for ever). A stop signal ends the waiting, and no line
@@ -46,6 +47,7 @@ class Reader {
   int fd_;
   std::string name_;
   std::uint64_t max_record_;
+  bool heed_stop_;
   std::function<Status()> idle_;
   std::vector<char> buffer_;
   std::size_t begin_ = 0, scanned_ = 0, end_ = 0;

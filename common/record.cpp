@@ -613,6 +613,17 @@ class Walk {
   char const* end_;
 };
 
+}  // namespace
+
+bool is_json(std::string_view text) {
+  Walk walk(text);
+  if (walk.skip().empty()) return false;
+  walk.space();
+  return walk.at() == text.data() + text.size();
+}
+
+namespace {
+
 bool select_in(Walk& walk, Node const& node, std::vector<Value>& values, int depth = 0) {
   char const* const begin = (walk.space(), walk.at());
   char const open = walk.peek();

@@ -40,6 +40,9 @@ void append_base64(std::string& out, std::string_view bytes);
 // Appends the bytes that base64 (RFC 4648, padded) stands for. False where it is none.
 [[nodiscard]] bool append_from_base64(std::string& out, std::string_view text);
 
+// Whether it is one JSON value, to its last byte.
+[[nodiscard]] bool is_json(std::string_view text);
+
 // One change of write(): a new raw value for an attribute, or none to leave it out. New attributes come last.
 struct Edit {
   std::string_view name;

@@ -1,0 +1,300 @@
+#include "common/exchange.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "common/messages.h"
+
+namespace inflight {
+
+namespace {
+
+using nlohmann::ordered_json;
+
+struct SubscriberSettings {
+  bool optional = false;
+};
+
+SubscriberSettings read_settings(SubscriberFiles const& files) {
+  auto text = read_file(files.settings());
+  if (!text) return {};
+  ordered_json const json = ordered_json::parse(*text, nullptr, false);
+  return {json.is_object() && json.value("optional", false)};
+}
+
+// Positions that were removed before an optional subscriber read them.
+std::uint64_t count_lost(SubscriberFiles const& files) {
+  auto text = read_file(files.holes());
+  std::uint64_t lost = 0;
+  if (!text) return lost;
+  for (std::size_t begin = 0, end = 0; (end = text->find('\n', begin)) != std::string::npos; begin = end + 1) {
+    ordered_json const hole = ordered_json::parse(text->substr(begin, end - begin), nullptr, false);
+    if (hole.is_object()) lost += hole.value("end", std::uint64_t{0}) - hole.value("first", std::uint64_t{0});
+  }
+  return lost;
+}
+
+class JournalEvents final : public EventReader {
+ public:
+  JournalEvents(SubscriberFiles const& files, bool optional, std::uint64_t end, Clock& clock, Disk& disk)
+      : files_(files), optional_(optional), end_(end), clock_(clock), disk_(disk) {}
+
+  Result<Got> read(std::uint64_t position, Event& event) override {
+    if (position >= end_) return Got::end;
+    if (!reader_ || reader_->position() != position) {
+      if (Status status = move_to(position); !status.ok()) return status;
+    }
+    auto got = reader_->next();
+    if (!got) return got.status();
+    if (!*got) return Got::none;
+    event = {(*got)->position, (*got)->line, (*got)->committed};
+    return event.position < end_ ? Got::event : Got::end;
+  }
+
+ private:
+  Status move_to(std::uint64_t position) {
+    Status status;
+    if (reader_) {
+      status = reader_->seek(position);
+    } else {
+      auto opened = JournalReader::open(files_.exchange(), position);
+      if (opened) reader_ = std::move(*opened);
+      status = opened.status();
+    }
+    if (status.code() != Code::usage) return status;
+    auto span = journal_span(files_.exchange());
+    if (!span || position >= span->first) return status;
+    if (!optional_) return status;
+    // Parked: the exchange needed the room. The hole is recorded, to be filled from the archive.
+    say_warning(fmt::format("{}: events {} to {} were removed while {} was parked", files_.exchange(), position, span->first - 1,
+                            files_.name()));
+    ordered_json const hole = {{"first", position}, {"end", span->first}, {"recorded", format_rfc3339(clock_.now())}};
+    auto fd = disk_.open(files_.holes(), O_WRONLY | O_CREAT | O_APPEND);
+    if (!fd) return fd.status();
+    if (Status written = write_all(fd->get(), hole.dump() + "\n", files_.holes()); !written.ok()) return written;
+    if (Status synced = disk_.sync(fd->get(), files_.holes()); !synced.ok()) return synced;
+    return move_to(span->first);
+  }
+
+  SubscriberFiles files_;
+  bool optional_;
+  std::uint64_t end_;
+  Clock& clock_;
+  Disk& disk_;
+  std::optional<JournalReader> reader_;
+};
+
+Result<std::vector<std::string>> subscriber_names(std::string const& exchange) {
+  return list_folder(join(exchange, "subscribers"));
+}
+
+std::string laggard(Clock& clock, std::string const& exchange) {
+  auto subscribers = list_subscribers(clock, exchange);
+  if (!subscribers || subscribers->empty()) return "no subscriber reads it";
+  auto const slowest = std::min_element(subscribers->begin(), subscribers->end(),
+                                        [](auto const& a, auto const& b) { return a.cursor < b.cursor; });
+  return fmt::format("subscriber {} lags by {} events", slowest->name, slowest->behind);
+}
+
+}  // namespace
+
+Status check_exchange_name(std::string const& exchange) {
+  for (std::string_view scheme : {"amqp://", "amqps://", "pubsub://"}) {
+    if (exchange.starts_with(scheme)) {
+      return Status::usage(fmt::format("{}: this build serves journals only: name a folder", exchange));
+    }
+  }
+  return {};
+}
+
+SubscriberFiles::SubscriberFiles(std::string exchange, std::string name)
+    : exchange_(std::move(exchange)), name_(std::move(name)), folder_(join(join(exchange_, "subscribers"), name_)) {}
+
+bool SubscriberFiles::exists() const { return inflight::exists(state()); }
+
+Result<Fd> SubscriberFiles::take() const {
+  auto lock = lock_file(this->lock(), Lock::exclusive, false);
+  if (lock || lock.status().code() != Code::temporary) return lock;
+  std::string who;
+  for (std::string const& process : who_has_open(this->lock())) {
+    if (process.find(fmt::format("({})", ::getpid())) == std::string::npos) who += (who.empty() ? "" : ", ") + process;
+  }
+  return Status::temporary(fmt::format("{}: {} is already run by {}", exchange_, name_, who.empty() ? "another process" : who));
+}
+
+Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& files, std::string const& from, bool optional) {
+  if (files.exists()) return {};
+  if (files.name().empty() || files.name()[0] == '.' ||
+      files.name().find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != std::string::npos) {
+    return Status::usage(fmt::format("'{}' is no subscriber's name: letters, digits, '.', '_' and '-'", files.name()));
+  }
+  auto span = journal_span(files.exchange());
+  if (!span) return span.status();
+  std::uint64_t first = span->first;
+  if (from == "latest") {
+    first = span->end;
+  } else if (from != "earliest" && from.find_first_not_of("0123456789") == std::string::npos && !from.empty() && from.size() < 19) {
+    first = std::stoull(from);
+    if (first < span->first || first > span->end) {
+      return Status::usage(fmt::format("--from {}: {} keeps {} to {}", from, files.exchange(), span->first, span->end));
+    }
+  } else if (from != "earliest") {
+    auto time = parse_when(from, clock.now());
+    if (!time) return time.status().at("--from");
+    auto position = journal_position_at(files.exchange(), *time);
+    if (!position) return position.status();
+    first = *position;
+  }
+  auto identity = exchange_identity(files.exchange());
+  if (!identity) return identity.status();
+  if (Status status = make_folders(disk, files.folder()); !status.ok()) return status;
+  ordered_json const settings = {{"optional", optional}, {"from", from}, {"created", format_rfc3339(clock.now())}};
+  if (Status status = replace_file(disk, files.settings(), settings.dump() + "\n"); !status.ok()) return status;
+  auto ledger = Ledger::open(disk, clock, files.state(), files.letters(), *identity, first);
+  if (!ledger) return ledger.status();
+  return (*ledger)->save();
+}
+
+Result<std::unique_ptr<Ledger>> open_ledger(Disk& disk, Clock& clock, SubscriberFiles const& files) {
+  auto identity = exchange_identity(files.exchange());
+  if (!identity) return identity.status();
+  return Ledger::open(disk, clock, files.state(), files.letters(), *identity, 0);
+}
+
+Result<std::vector<Subscriber>> list_subscribers(Clock& clock, std::string const& exchange) {
+  auto span = journal_span(exchange);
+  if (!span) return span.status();
+  auto names = subscriber_names(exchange);
+  if (!names) return names.status();
+  std::vector<Subscriber> subscribers;
+  for (std::string const& name : *names) {
+    SubscriberFiles const files(exchange, name);
+    if (!files.exists()) continue;
+    auto view = view_ledger(files.state());
+    if (!view) return view.status();
+    Subscriber subscriber;
+    subscriber.name = name;
+    subscriber.cursor = view->cursor;
+    subscriber.behind = span->end - std::min(span->end, view->cursor + view->settled_above);
+    subscriber.optional = read_settings(files).optional;
+    subscriber.lost = count_lost(files) + (view->cursor < span->first ? span->first - view->cursor : 0);
+    subscriber.note = view->note;
+    auto letters = DeadLetters::view(files.letters());
+    if (!letters) return letters.status();
+    subscriber.dead = letters->open_count();
+    subscriber.running = run_lock_held(files.lock());
+    if (subscriber.behind > 0) {
+      auto reader = JournalReader::open(exchange, std::max(view->cursor, span->first));
+      if (reader) {
+        auto event = reader->next();
+        if (event && *event) subscriber.lag = std::max(Duration::zero(), clock.now() - (*event)->committed);
+      }
+    }
+    subscribers.push_back(std::move(subscriber));
+  }
+  return subscribers;
+}
+
+Status remove_subscriber(Disk& disk, SubscriberFiles const& files) {
+  if (!files.exists()) return Status::usage(fmt::format("{} has no subscriber {}", files.exchange(), files.name()));
+  auto lock = files.take();
+  if (!lock) return lock.status();
+  // The state first: without it there is no subscriber, whatever else a crash leaves.
+  for (std::string const& path : {files.state(), files.letters(), files.holes(), files.settings(), files.run_lock(), files.lock()}) {
+    if (Status status = disk.remove(path); !status.ok()) return status;
+  }
+  auto rest = list_folder(files.folder());
+  if (rest) {
+    for (std::string const& name : *rest) (void)disk.remove(join(files.folder(), name));
+  }
+  if (::rmdir(files.folder().c_str()) != 0) return Status::from_errno(files.folder(), errno);
+  return disk.sync_folder(parent_folder(files.folder()));
+}
+
+Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange) {
+  auto info = journal_info(exchange);
+  auto span = journal_span(exchange);
+  auto names = subscriber_names(exchange);
+  for (Status const& status : {info.status(), span.status(), names.status()}) {
+    if (!status.ok()) return status;
+  }
+  std::uint64_t all = span->end, mandatory = span->end;
+  bool any = false;
+  for (std::string const& name : *names) {
+    SubscriberFiles const files(exchange, name);
+    auto view = view_ledger(files.state());
+    if (!view) {
+      if (files.exists()) return view.status();
+      continue;
+    }
+    any = true;
+    all = std::min(all, view->cursor);
+    if (!read_settings(files).optional) mandatory = std::min(mandatory, view->cursor);
+  }
+  if (!any) all = mandatory = 0;  // whoever comes first is to find everything
+  if (auto removed = journal_remove(disk, exchange, all, clock.now() - info->settings.keep); !removed) return removed.status();
+  std::uint64_t const limit = info->settings.max_disk;
+  if (limit == 0) return {};
+  span = journal_span(exchange);
+  for (std::uint64_t const position : {all, mandatory}) {
+    if (!span) return span.status();
+    if (span->bytes <= limit) break;
+    if (auto removed = journal_remove(disk, exchange, position, clock.now()); !removed) return removed.status();
+    span = journal_span(exchange);
+  }
+  if (!span) return span.status();
+  std::string const usage = fmt::format("{}: {} of --max-disk {} used, {}", exchange, format_size(static_cast<double>(span->bytes)),
+                                        format_size(static_cast<double>(limit)), laggard(clock, exchange));
+  if (span->bytes > limit) return Status::temporary("full: " + usage);
+  if (static_cast<double>(span->bytes) > 0.8 * static_cast<double>(limit)) say_warning(usage);
+  return {};
+}
+
+Result<std::string> exchange_identity(std::string const& exchange) {
+  auto info = journal_info(exchange);
+  if (!info) return info.status();
+  return "journal-" + info->id;
+}
+
+Result<std::unique_ptr<JournalSource>> JournalSource::open(Io& io, SubscriberFiles const& files, std::uint64_t limit) {
+  auto identity = exchange_identity(files.exchange());
+  if (!identity) return identity.status();
+  if (Status status = journal_recover(io.disk, files.exchange()); !status.ok()) return status;
+  auto watch = journal_watch(files.exchange());
+  if (!watch) return watch.status();
+  std::unique_ptr<JournalSource> source(new JournalSource(io, files));
+  source->identity_ = *identity;
+  source->watch_ = std::move(*watch);
+  source->optional_ = read_settings(files).optional;
+  if (limit > 0) {
+    auto view = view_ledger(files.state());
+    if (!view) return view.status();
+    source->end_ = view->cursor + limit;
+  }
+  return source;
+}
+
+Result<std::unique_ptr<EventReader>> JournalSource::reader() {
+  return std::unique_ptr<EventReader>(std::make_unique<JournalEvents>(files_, optional_, end_, io_.clock, io_.disk));
+}
+
+void JournalSource::clear_wait() {
+  char buffer[4096];
+  while (::read(watch_.get(), buffer, sizeof buffer) > 0) {
+  }
+}
+
+Status JournalSource::tick() {
+  Duration const now = io_.clock.steady();
+  if (maintained_ != Duration{} && now - maintained_ < std::chrono::minutes(1)) return {};
+  maintained_ = now;
+  Status const status = maintain_exchange(io_.disk, io_.clock, files_.exchange());
+  if (!status.ok()) say_warning(status.what());  // not in our way: it is the publisher who waits
+  return {};
+}
+
+}  // namespace inflight

@@ -1,0 +1,91 @@
+// The exchange: what `publish` fills and `consume` empties, each subscriber at its own pace.  Manual: man/exchange.7
+//
+// An exchange is named by a folder (the journal, embedded) or a URL (brokers: their place is open_exchange_name()). A
+// subscriber is a folder in the journal: subscribers/NAME/ with its state, locks and dead letters.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/delivery.h"
+#include "common/journal.h"
+#include "common/ledger.h"
+
+namespace inflight {
+
+// Code::usage for a name that no engine here serves (amqp://, pubsub://).
+[[nodiscard]] Status check_exchange_name(std::string const& exchange);
+
+struct Subscriber {
+  std::string name;
+  std::uint64_t cursor = 0;
+  std::uint64_t behind = 0;         // events unsettled
+  std::optional<Duration> lag;      // age of the oldest of them
+  std::uint64_t dead = 0;           // open dead letters
+  std::uint64_t lost = 0;           // positions that were removed before it could read them (parked)
+  bool optional = false;
+  bool running = false;
+  std::string note;                 // why nothing moves
+};
+
+// The files of one subscriber.
+class SubscriberFiles {
+ public:
+  SubscriberFiles(std::string exchange, std::string name);
+  [[nodiscard]] std::string const& folder() const { return folder_; }
+  [[nodiscard]] std::string state() const { return folder_ + "/state.json"; }
+  [[nodiscard]] std::string settings() const { return folder_ + "/subscriber.json"; }
+  [[nodiscard]] std::string lock() const { return folder_ + "/lock"; }
+  [[nodiscard]] std::string run_lock() const { return folder_ + "/run.lock"; }
+  [[nodiscard]] std::string letters() const { return folder_ + "/dead.ndjson"; }
+  [[nodiscard]] std::string holes() const { return folder_ + "/holes.ndjson"; }
+  [[nodiscard]] bool exists() const;
+  [[nodiscard]] std::string const& exchange() const { return exchange_; }
+  [[nodiscard]] std::string const& name() const { return name_; }
+  // Held by whoever runs for this subscriber. Code::temporary names the process that has it.
+  [[nodiscard]] Result<Fd> take() const;
+
+ private:
+  std::string exchange_, name_, folder_;
+};
+
+// Makes the subscriber where it is not there, its cursor at `from` (earliest, latest, a time, a position).
+[[nodiscard]] Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& files, std::string const& from,
+                                         bool optional);
+[[nodiscard]] Result<std::unique_ptr<Ledger>> open_ledger(Disk& disk, Clock& clock, SubscriberFiles const& files);
+[[nodiscard]] Result<std::vector<Subscriber>> list_subscribers(Clock& clock, std::string const& exchange);
+// Ends a subscriber: its state and dead letters are gone.
+[[nodiscard]] Status remove_subscriber(Disk& disk, SubscriberFiles const& files);
+
+// Removes what every subscriber has settled and --keep has passed. Above --max-disk: what is settled, then what only optional
+// subscribers still want (they are parked). Code::temporary when the exchange is full all the same; says which subscriber
+// lags from 80 % on.
+[[nodiscard]] Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange);
+
+// What positions belong to: the same for every reader, and when a line is started again.
+[[nodiscard]] Result<std::string> exchange_identity(std::string const& exchange);
+
+// The events of a journal for delivery.
+class JournalSource final : public EventSource {
+ public:
+  static Result<std::unique_ptr<JournalSource>> open(Io& io, SubscriberFiles const& files, std::uint64_t limit);
+  [[nodiscard]] std::string identity() const override { return identity_; }
+  [[nodiscard]] Result<std::unique_ptr<EventReader>> reader() override;
+  [[nodiscard]] int wait_fd() override { return watch_.get(); }
+  void clear_wait() override;
+  [[nodiscard]] Status tick() override;
+
+ private:
+  JournalSource(Io& io, SubscriberFiles files) : io_(io), files_(std::move(files)) {}
+  Io& io_;
+  SubscriberFiles files_;
+  std::string identity_;
+  Fd watch_;
+  std::uint64_t end_ = UINT64_MAX;  // --limit: no event from here on
+  bool optional_ = false;
+  Duration maintained_{};
+};
+
+}  // namespace inflight

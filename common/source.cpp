@@ -1,0 +1,217 @@
+#include "common/source.h"
+
+#include <fmt/format.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <csignal>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "common/messages.h"
+#include "common/metrics.h"
+#include "common/stop.h"
+
+namespace inflight {
+
+namespace {
+
+constexpr std::size_t kRetainedBytes = 16 << 20;
+
+Status enough() { return {Code::stopped, "enough"}; }
+
+class StandardOutput final : public Outlet {
+ public:
+  StandardOutput(Io& io, std::uint64_t limit) : io_(io), limit_(limit) {}
+  Status put(std::string_view line) override {
+    if (limit_ != 0 && count_ >= limit_) return enough();
+    ++count_;
+    ++counters().records;
+    counters().bytes += line.size();
+    return io_.out.line(line);
+  }
+  bool ready() override { return true; }
+  Status flush() override { return io_.out.flush(); }
+
+ private:
+  Io& io_;
+  std::uint64_t limit_, count_ = 0;
+};
+
+// Events between the thread that makes them and the one that delivers them.
+class Retained final : public EventSource, public Outlet {
+ public:
+  Retained(Io& io, std::string identity, std::uint64_t first, std::uint64_t limit, Ledger const& ledger)
+      : io_(io), identity_(std::move(identity)), next_(first), limit_(limit), cursor_(ledger.cursor()),
+        wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+
+  // ---- the making thread
+
+  Status put(std::string_view line) override {
+    std::unique_lock lock(mutex_);
+    if (limit_ != 0 && count_ >= limit_) return enough();
+    std::uint64_t const position = next_++;
+    ++count_;
+    if (position < cursor_) return {};  // settled by a run before
+    room_.wait(lock, [&] { return bytes_ < kRetainedBytes || closed_; });
+    if (closed_) return enough();
+    events_.push_back({position, std::string(line), io_.clock.now()});
+    bytes_ += line.size();
+    signal();
+    return {};
+  }
+  bool ready() override {
+    std::lock_guard const lock(mutex_);
+    return bytes_ < kRetainedBytes;
+  }
+  Status flush() override { return {}; }
+  void end() {
+    std::lock_guard const lock(mutex_);
+    ended_ = true;
+    signal();
+  }
+  void close() {
+    std::lock_guard const lock(mutex_);
+    closed_ = true;
+    room_.notify_all();
+  }
+
+  // ---- the delivering thread
+
+  std::string identity() const override { return identity_; }
+  int wait_fd() override { return wake_.get(); }
+  void clear_wait() override {
+    std::uint64_t count = 0;
+    (void)!::read(wake_.get(), &count, sizeof count);
+  }
+  bool drains() const override { return true; }
+  void settled(std::uint64_t cursor) override {
+    std::lock_guard const lock(mutex_);
+    while (!events_.empty() && events_.front().position < cursor) {
+      bytes_ -= events_.front().line.size();
+      events_.pop_front();
+    }
+    room_.notify_all();
+  }
+  Result<std::unique_ptr<EventReader>> reader() override {
+    return std::unique_ptr<EventReader>(std::make_unique<Events>(*this));
+  }
+
+ private:
+  struct Kept {
+    std::uint64_t position;
+    std::string line;
+    Time time;
+  };
+
+  class Events final : public EventReader {
+   public:
+    explicit Events(Retained& retained) : retained_(retained) {}
+    Result<Got> read(std::uint64_t position, Event& event) override {
+      std::lock_guard const lock(retained_.mutex_);
+      auto const& events = retained_.events_;
+      auto const found = std::lower_bound(events.begin(), events.end(), position,
+                                          [](Kept const& kept, std::uint64_t p) { return kept.position < p; });
+      if (found == events.end()) return retained_.ended_ ? Got::end : Got::none;
+      event = {found->position, found->line, found->time};
+      return Got::event;
+    }
+
+   private:
+    Retained& retained_;
+  };
+
+  void signal() {
+    std::uint64_t const one = 1;
+    (void)!::write(wake_.get(), &one, sizeof one);
+  }
+
+  Io& io_;
+  std::string identity_;
+  std::mutex mutex_;
+  std::condition_variable room_;
+  std::deque<Kept> events_;
+  std::size_t bytes_ = 0;
+  std::uint64_t next_, limit_, count_ = 0;
+  std::uint64_t cursor_;
+  bool ended_ = false, closed_ = false;
+  Fd wake_;
+};
+
+Exit report(Status const& status, Exit otherwise) {
+  if (status.ok() || status.code() == Code::closed) return otherwise;
+  if (status.code() == Code::stopped) {
+    if (!stopping()) return otherwise;
+    return stop_signal() == SIGINT ? Exit::interrupted : Exit::terminated;
+  }
+  say_error(status.what());
+  return status.exit();
+}
+
+Exit run_plain(Io& io, SourceOptions const& options, std::function<Status(Outlet&)> const& produce) {
+  StandardOutput outlet(io, options.limit);
+  Status status = produce(outlet);
+  if (Status flushed = io.out.flush(); status.ok()) status = flushed;
+  if (status.ok() && stopping()) status = enough();
+  return report(status, Exit::ok);
+}
+
+}  // namespace
+
+void SourceOptions::add_to(Cli& cli, bool with_state) {
+  delivery.add_to(cli);
+  cli.option("--limit", limit, "stop after so many events");
+  cli.option("--dead-letters", dead_letters, "file for events that the pipeline rejects");
+  if (with_state) cli.option("--state", state, "file that remembers what is settled, to go on from there");
+}
+
+Exit run_source(Io& io, SourceOptions const& options, std::function<Status(Outlet&)> const& produce) {
+  if (options.delivery.pipeline.empty()) return run_plain(io, options, produce);
+
+  std::string const identity = options.identity.empty() ? tool_name() : options.identity;
+  DeliveryOptions delivery = options.delivery;
+  Fd lock;
+  std::uint64_t first = 0;
+  std::string letters = options.dead_letters;
+  if (!options.state.empty()) {
+    auto held = lock_file(options.state + ".lock", Lock::exclusive, false);
+    if (!held) {
+      std::string who;
+      for (std::string const& process : who_has_open(options.state + ".lock")) who += " " + process;
+      return report(Status{held.status().code(), fmt::format("{}: another run of this line is at work:{}", options.state, who)},
+                    Exit::temporary);
+    }
+    lock = std::move(*held);
+    delivery.run_lock = options.state + ".run.lock";
+    if (letters.empty()) letters = options.state + ".dead.ndjson";
+  } else {
+    // Positions that no run before has used, so that letters of this one are not taken for theirs.
+    first = static_cast<std::uint64_t>(io.clock.now().ns / 1000);
+    if (letters.empty()) letters = tool_name() + ".dead.ndjson";
+  }
+  auto ledger = Ledger::open(io.disk, io.clock, options.state, letters, identity, first);
+  if (!ledger) return report(ledger.status(), Exit::defect);
+  if ((*ledger)->complete()) {
+    say_info(fmt::format("{}: complete already; remove the file to begin anew", options.state));
+    return Exit::ok;
+  }
+
+  Retained retained(io, identity, first, options.limit, **ledger);
+  Exit delivered = Exit::defect;
+  std::thread deliverer([&] {
+    delivered = deliver(io, retained, **ledger, delivery);
+    retained.close();
+    if (delivered != Exit::ok) request_stop(SIGTERM);  // wakes what makes events
+  });
+  Status const produced = produce(retained);
+  retained.end();
+  deliverer.join();
+  if (delivered != Exit::ok) return delivered;
+  if (!options.state.empty() && (*ledger)->complete()) say_info(fmt::format("{}: complete", options.state));
+  return report(produced, Exit::ok);
+}
+
+}  // namespace inflight

@@ -1,0 +1,43 @@
+// The frame of a source that makes events as it goes (polls, crawls, reads an archive): writes them to standard output, or
+// runs `-- PIPELINE` through delivery.h and keeps each event in memory until it is settled.
+//
+// With a state file positions are the ordinals of what `produce` puts out, which must be the same when the line is started
+// again; what is settled is passed over. Without one they begin anew, and nothing is remembered.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "common/cli.h"
+#include "common/delivery.h"
+#include "common/io.h"
+
+namespace inflight {
+
+struct SourceOptions {
+  DeliveryOptions delivery;
+  std::uint64_t limit = 0;
+  std::string state;
+  std::string dead_letters;
+  std::string identity;  // what positions belong to; by default the tool's name
+
+  // -- PIPELINE and what goes with it, --limit, --dead-letters, and --state where `with_state`
+  void add_to(Cli& cli, bool with_state);
+};
+
+class Outlet {
+ public:
+  virtual ~Outlet() = default;
+  // One event, no newline. Blocks while there is no room. Code::stopped: enough (--limit, a stop signal, the pipeline ended);
+  // Code::closed: nobody reads standard output.
+  [[nodiscard]] virtual Status put(std::string_view line) = 0;
+  // Whether put() would not block.
+  [[nodiscard]] virtual bool ready() = 0;
+  // The source idles: hands on what is buffered.
+  [[nodiscard]] virtual Status flush() = 0;
+};
+
+[[nodiscard]] Exit run_source(Io& io, SourceOptions const& options, std::function<Status(Outlet&)> const& produce);
+
+}  // namespace inflight
