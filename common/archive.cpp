@@ -1,0 +1,285 @@
+#include "common/archive.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <vector>
+
+#include "common/handle.h"
+
+namespace inflight {
+
+namespace {
+
+constexpr std::int64_t kHour = 3'600'000'000'000;
+constexpr std::uint32_t kSkippable = 0x184D2A5D;
+constexpr std::string_view kTag = "IFLA";
+constexpr std::size_t kTail = 16;  // digest, length, tag
+constexpr std::size_t kRaw = 128 << 10;
+constexpr std::size_t kChunk = 1 << 20;
+constexpr int kFormat = 1;
+
+using Digest = Handle<XXH3_state_t, XXH3_freeState>;
+
+Digest new_digest() {
+  Digest digest(XXH3_createState());
+  if (!digest) throw std::bad_alloc();
+  XXH3_128bits_reset(digest.get());
+  return digest;
+}
+
+std::string text_of(XXH128_hash_t hash) { return fmt::format("{:016x}{:016x}", hash.high64, hash.low64); }
+std::string text_of(Digest const& digest) { return text_of(XXH3_128bits_digest(digest.get())); }
+
+template <typename T>
+void put_number(std::string& out, T number) {
+  for (std::size_t i = 0; i < sizeof number; ++i) out += static_cast<char>(number >> 8 * i & 0xff);
+}
+
+template <typename T>
+T get_number(char const* from) {
+  T number = 0;
+  for (std::size_t i = 0; i < sizeof number; ++i)
+    number |= static_cast<T>(static_cast<unsigned char>(from[i])) << 8 * i;
+  return number;
+}
+
+std::string to_json(ObjectSummary const& summary) {
+  nlohmann::ordered_json json = {{"format", kFormat},
+                                 {"records", summary.records},
+                                 {"bytes", summary.bytes},
+                                 {"xxh128", summary.digest},
+                                 {"stored_bytes", summary.stored_bytes},
+                                 {"stored_xxh128", summary.stored_digest},
+                                 {"first", format_rfc3339(summary.first)},
+                                 {"last", format_rfc3339(summary.last)}};
+  if (!summary.source.empty()) json["source"] = summary.source;
+  if (!summary.positions.empty()) json["positions"] = summary.positions;
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+Status damaged(ObjectStore const& store, std::string const& key, std::string_view why) {
+  return Status::defect(fmt::format("{}: damaged: {}", store.name(key), why));
+}
+
+}  // namespace
+
+std::uint64_t hash64(std::string_view bytes, std::uint64_t seed) {
+  return XXH3_64bits_withSeed(bytes.data(), bytes.size(), seed);
+}
+
+std::pair<std::uint64_t, std::uint64_t> hash128(std::string_view bytes) {
+  XXH128_hash_t const hash = XXH3_128bits(bytes.data(), bytes.size());
+  return {hash.high64, hash.low64};
+}
+
+std::optional<Time> archive_time(Record const& record) {
+  std::string scratch;
+  for (std::string_view const name : {"recordedtime", "time"}) {
+    if (auto time = parse_rfc3339(record.text(name, scratch))) return time;
+  }
+  return std::nullopt;
+}
+
+std::int64_t hour_of(Time time) {
+  std::int64_t const hour = time.ns / kHour;
+  return time.ns % kHour < 0 ? hour - 1 : hour;
+}
+
+std::string hour_folder(std::int64_t hour) {
+  // The first hour that can be begins before the earliest time.
+  Time const inside{std::max(hour, std::numeric_limits<std::int64_t>::min() / kHour) * kHour};
+  Civil const c = civil_from_time(hour_of(inside) == hour ? inside : Time{std::numeric_limits<std::int64_t>::min()});
+  return fmt::format("date={:04}-{:02}-{:02}/hour={:02}/", c.year, c.month, c.day, c.hour);
+}
+
+Time begin_of_hour(std::int64_t hour) {
+  std::int64_t ns = 0;
+  if (__builtin_mul_overflow(hour, kHour, &ns)) {
+    ns = hour < 0 ? std::numeric_limits<std::int64_t>::min() : std::numeric_limits<std::int64_t>::max();
+  }
+  return {ns};
+}
+
+std::optional<std::int64_t> hour_of_key(std::string_view key) {
+  // date=2018-07-01/hour=13/NAME.ndjson.zst
+  constexpr std::size_t folder = 24;
+  if (key.size() <= folder || !key.starts_with("date=") || !key.ends_with(".ndjson.zst")) return std::nullopt;
+  if (key.substr(15, 6) != "/hour=" || key[23] != '/' || key.find('/', folder) != std::string_view::npos)
+    return std::nullopt;
+  auto const time = parse_rfc3339(fmt::format("{}T{}:59:59.999999999Z", key.substr(5, 10), key.substr(21, 2)));
+  if (time) return hour_of(*time);
+  auto const begin = parse_rfc3339(fmt::format("{}T{}:00:00Z", key.substr(5, 10), key.substr(21, 2)));
+  if (begin) return hour_of(*begin);
+  return std::nullopt;
+}
+
+struct ObjectEncoder::State {
+  Handle<ZSTD_CCtx, ZSTD_freeCCtx> context{ZSTD_createCCtx()};
+  Digest content = new_digest();
+  Digest stored = new_digest();
+  std::string raw;  // lines that are not yet compressed
+  std::string pending;
+  ObjectSummary summary;
+
+  void compress(ZSTD_EndDirective end) {
+    XXH3_128bits_update(content.get(), raw.data(), raw.size());
+    ZSTD_inBuffer in{raw.data(), raw.size(), 0};
+    for (;;) {
+      std::size_t const used = pending.size();
+      pending.resize(used + ZSTD_CStreamOutSize());
+      ZSTD_outBuffer out{pending.data() + used, pending.size() - used, 0};
+      std::size_t const left = ZSTD_compressStream2(context.get(), &out, &in, end);
+      if (ZSTD_isError(left)) throw std::runtime_error(fmt::format("zstd: {}", ZSTD_getErrorName(left)));
+      pending.resize(used + out.pos);
+      XXH3_128bits_update(stored.get(), pending.data() + used, out.pos);
+      summary.stored_bytes += out.pos;
+      if (end == ZSTD_e_end ? left == 0 : in.pos == in.size) break;
+    }
+    raw.clear();
+  }
+};
+
+ObjectEncoder::ObjectEncoder(int level) : state_(std::make_unique<State>()) {
+  if (!state_->context) throw std::bad_alloc();
+  ZSTD_CCtx_setParameter(state_->context.get(), ZSTD_c_compressionLevel, level);
+  ZSTD_CCtx_setParameter(state_->context.get(), ZSTD_c_checksumFlag, 1);
+  state_->raw.reserve(kRaw + (16 << 10));
+}
+
+ObjectEncoder::~ObjectEncoder() = default;
+
+void ObjectEncoder::add(std::string_view line, Time time) {
+  ObjectSummary& summary = state_->summary;
+  summary.first = summary.records == 0 ? time : std::min(summary.first, time);
+  summary.last = summary.records == 0 ? time : std::max(summary.last, time);
+  ++summary.records;
+  summary.bytes += line.size() + 1;
+  state_->raw.append(line).push_back('\n');
+  if (state_->raw.size() >= kRaw) state_->compress(ZSTD_e_continue);
+}
+
+ObjectSummary const& ObjectEncoder::finish(std::string source, std::string positions) {
+  State& s = *state_;
+  s.compress(ZSTD_e_end);
+  s.context.reset();
+  s.summary.digest = text_of(s.content);
+  s.summary.stored_digest = text_of(s.stored);
+  s.summary.source = std::move(source);
+  s.summary.positions = std::move(positions);
+  std::string const json = to_json(s.summary);
+  put_number(s.pending, kSkippable);
+  put_number(s.pending, static_cast<std::uint32_t>(json.size() + kTail));
+  s.pending += json;
+  put_number(s.pending, hash64(json));
+  put_number(s.pending, static_cast<std::uint32_t>(json.size()));
+  s.pending += kTag;
+  return s.summary;
+}
+
+std::string& ObjectEncoder::pending() { return state_->pending; }
+std::uint64_t ObjectEncoder::bytes() const { return state_->summary.bytes; }
+
+Result<ObjectSummary> read_summary(ObjectStore& store, ObjectStore::Object const& object) {
+  auto const bad = [&](std::string_view why) { return damaged(store, object.key, why); };
+  // Nearly always all of it comes with the first range.
+  std::vector<char> tail(std::min<std::uint64_t>(object.bytes, 64 << 10));
+  auto got = store.get(object.key, object.bytes - tail.size(), tail);
+  if (!got) return got.status();
+  if (*got != tail.size()) return bad("it is shorter than it was");
+  if (tail.size() < kTail || std::string_view(tail.data() + tail.size() - kTag.size(), kTag.size()) != kTag) {
+    return bad("no summary at its end: cut short, or not written by s3-archive");
+  }
+  auto const length = get_number<std::uint32_t>(tail.data() + tail.size() - 8);
+  std::uint64_t const whole = std::uint64_t{length} + kTail + 8;
+  if (whole > object.bytes) return bad("the length of its summary");
+  if (whole > tail.size()) {
+    tail.resize(whole);
+    got = store.get(object.key, object.bytes - whole, tail);
+    if (!got) return got.status();
+    if (*got != whole) return bad("it is shorter than it was");
+  }
+  char const* const frame = tail.data() + tail.size() - whole;
+  std::string_view const text(frame + 8, length);
+  if (get_number<std::uint32_t>(frame) != kSkippable || get_number<std::uint32_t>(frame + 4) != length + kTail) {
+    return bad("the frame of its summary");
+  }
+  if (get_number<std::uint64_t>(frame + 8 + length) != hash64(text)) return bad("the checksum of its summary");
+  ObjectSummary summary;
+  try {
+    auto const json = nlohmann::json::parse(text);
+    int const format = json.at("format");
+    if (format > kFormat) {
+      return Status::usage(
+          fmt::format("{}: format {}: this version reads up to {}", store.name(object.key), format, kFormat));
+    }
+    summary.records = json.at("records");
+    summary.bytes = json.at("bytes");
+    summary.digest = json.at("xxh128");
+    summary.stored_bytes = json.at("stored_bytes");
+    summary.stored_digest = json.at("stored_xxh128");
+    auto const first = parse_rfc3339(json.at("first").get<std::string>());
+    auto const last = parse_rfc3339(json.at("last").get<std::string>());
+    if (!first || !last) return bad("the times of its summary");
+    summary.first = *first;
+    summary.last = *last;
+    summary.source = json.value("source", "");
+    summary.positions = json.value("positions", "");
+  } catch (nlohmann::json::exception const& error) {
+    return bad(fmt::format("its summary: {}", error.what()));
+  }
+  if (summary.stored_bytes + whole != object.bytes) return bad("its length is not what its summary says");
+  return summary;
+}
+
+Status read_object(ObjectStore& store, ObjectStore::Object const& object, ObjectSummary const& summary,
+                   std::function<void(std::string_view)> const& take) {
+  auto const bad = [&](std::string_view why) { return damaged(store, object.key, why); };
+  Handle<ZSTD_DCtx, ZSTD_freeDCtx> const context(ZSTD_createDCtx());
+  if (!context) throw std::bad_alloc();
+  Digest const content = new_digest();
+  Digest const stored = new_digest();
+  std::vector<char> compressed(kChunk), plain(ZSTD_DStreamOutSize());
+  std::uint64_t bytes = 0, lines = 0;
+  std::size_t open = 0;  // not 0: a frame has not ended
+  char newest = '\n';
+  for (std::uint64_t offset = 0; offset < summary.stored_bytes;) {
+    auto const want = std::min<std::uint64_t>(compressed.size(), summary.stored_bytes - offset);
+    auto got = store.get(object.key, offset, std::span(compressed.data(), want));
+    if (!got) return got.status();
+    if (*got != want) return bad("it is shorter than it was");
+    offset += want;
+    XXH3_128bits_update(stored.get(), compressed.data(), want);
+    ZSTD_inBuffer in{compressed.data(), want, 0};
+    for (bool full = false; in.pos < in.size || full;) {
+      ZSTD_outBuffer out{plain.data(), plain.size(), 0};
+      open = ZSTD_decompressStream(context.get(), &out, &in);
+      if (ZSTD_isError(open))
+        return bad(fmt::format("byte {} or before: {}", offset - want + in.pos, ZSTD_getErrorName(open)));
+      full = out.pos == out.size;
+      if (out.pos == 0) continue;
+      bytes += out.pos;
+      if (bytes > summary.bytes) return bad("it holds more than its summary says");
+      XXH3_128bits_update(content.get(), plain.data(), out.pos);
+      lines += static_cast<std::uint64_t>(std::count(plain.data(), plain.data() + out.pos, '\n'));
+      newest = plain[out.pos - 1];
+      take({plain.data(), out.pos});
+    }
+  }
+  if (open != 0) return bad("its last frame is cut short");
+  if (text_of(stored) != summary.stored_digest) return bad("the digest of its stored bytes");
+  if (bytes != summary.bytes || lines != summary.records || newest != '\n' || text_of(content) != summary.digest) {
+    return bad("its content is not what its summary says");
+  }
+  return {};
+}
+
+}  // namespace inflight

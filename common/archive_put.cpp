@@ -1,0 +1,499 @@
+#include "common/archive_put.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <list>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <vector>
+
+#include "common/archive.h"
+#include "common/messages.h"
+
+namespace inflight {
+
+namespace {
+
+constexpr std::size_t kOpen = 4;             // objects at once: memory is bounded whatever hours arrive
+constexpr std::size_t kPending = 256 << 10;  // compressed bytes of an object that wait to be written
+constexpr std::uint64_t kSpan = 262'144;     // positions below the highest whose records the ledger knows
+constexpr std::uint64_t kMaxKeys = 1 << 20;
+constexpr std::string_view kEntryTag = "IFLE";
+constexpr std::size_t kEntryHead = 16;
+
+// One record of a completed object.
+struct Key {
+  std::uint64_t position = 0;
+  std::uint64_t hash = 0;
+  auto operator<=>(Key const&) const = default;
+};
+
+template <typename T>
+void put_number(std::string& out, T number) {
+  for (std::size_t i = 0; i < sizeof number; ++i) out += static_cast<char>(number >> 8 * i & 0xff);
+}
+
+template <typename T>
+T get_number(std::string_view from) {
+  T number = 0;
+  for (std::size_t i = 0; i < sizeof number; ++i)
+    number |= static_cast<T>(static_cast<unsigned char>(from[i])) << 8 * i;
+  return number;
+}
+
+// A source's name as part of a file's name.
+std::string encoded(std::string_view source) {
+  std::string out;
+  for (char const c : source) {
+    bool const plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+                       (c == '.' && !out.empty());
+    if (plain) {
+      out += c;
+    } else {
+      fmt::format_to(std::back_inserter(out), "%{:02X}", static_cast<unsigned char>(c));
+    }
+  }
+  // A file's name has at most 255 bytes.
+  return out.size() <= 150 ? out : fmt::format("{}~{:016x}", out.substr(0, 133), hash64(source));
+}
+
+struct Completed {
+  std::uint64_t number = 0;
+  std::string key;
+  std::string source;
+  std::vector<Key> keys;
+};
+
+// What the ledger knows of an entry once it is on disk.
+struct Entry {
+  std::uint64_t number = 0;
+  std::uint64_t offset = 0, size = 0;
+  std::uint64_t keys = 0;
+  std::uint64_t highest = 0;
+  std::string source;
+};
+
+class Ledger {
+ public:
+  Ledger(Disk& disk, std::string path) : disk_(&disk), path_(std::move(path)) {}
+
+  // Calls each(entry) in order.
+  template <typename Each>
+  Status open(Each each) {
+    auto fd = disk_->open(path_, O_RDWR | O_CREAT);
+    if (!fd) return fd.status();
+    fd_ = std::move(*fd);
+    auto bytes = read_all(fd_.get(), path_);
+    if (!bytes) return bytes.status();
+    std::string_view rest = *bytes;
+    while (rest.size() >= kEntryHead && rest.starts_with(kEntryTag)) {
+      auto const size = get_number<std::uint32_t>(rest.substr(4));
+      if (size > rest.size() - kEntryHead) break;
+      std::string_view const payload = rest.substr(kEntryHead, size);
+      Completed completed;
+      if (get_number<std::uint64_t>(rest.substr(8)) != hash64(payload) || !parse(payload, completed)) {
+        say_warning(
+            fmt::format("{}: damaged at byte {}: what was put since is not known, and may be put twice", path_, size_));
+        break;
+      }
+      note(completed, kEntryHead + size);
+      each(completed);
+      rest.remove_prefix(kEntryHead + size);
+    }
+    if (rest.empty()) return {};
+    return disk_->truncate(fd_.get(), size_, path_);
+  }
+
+  // Durable when ok.
+  Status append(Completed const& completed) {
+    nlohmann::ordered_json const json = {
+        {"number", completed.number}, {"key", completed.key}, {"source", completed.source}};
+    std::string const text = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    std::string payload;
+    payload.reserve(4 + text.size() + completed.keys.size() * 16);
+    put_number(payload, static_cast<std::uint32_t>(text.size()));
+    payload += text;
+    for (Key const& key : completed.keys) put_number(payload, key.position), put_number(payload, key.hash);
+    std::string bytes(kEntryTag);
+    put_number(bytes, static_cast<std::uint32_t>(payload.size()));
+    put_number(bytes, hash64(payload));
+    bytes += payload;
+    if (Status status = disk_->write_at(fd_.get(), bytes, size_, path_); !status.ok()) return status;
+    if (Status status = disk_->sync(fd_.get(), path_); !status.ok()) return status;
+    note(completed, bytes.size());
+    return {};
+  }
+
+  // Leaves out what nobody will deliver again, when that is more than half of the file.
+  Status compact() {
+    std::map<std::string, std::uint64_t> highest;
+    for (Entry const& entry : entries_) highest[entry.source] = std::max(highest[entry.source], entry.highest);
+    std::uint64_t keys = 0, bytes = 0;
+    std::deque<Entry> kept;
+    for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
+      bool const newest = kept.empty();
+      if (!newest && (entry->keys == 0 || entry->highest + kSpan < highest[entry->source] || keys > kMaxKeys)) continue;
+      keys += entry->keys;
+      bytes += entry->size;
+      kept.push_front(*entry);
+    }
+    if (size_ < (64 << 10) || bytes > size_ / 2) return {};
+    std::string live;
+    live.reserve(bytes);
+    for (Entry& entry : kept) {
+      std::string text(entry.size, '\0');
+      auto got = read_at(fd_.get(), text.data(), text.size(), entry.offset, path_);
+      if (!got) return got.status();
+      entry.offset = live.size();
+      live += text;
+    }
+    if (Status status = replace_file(*disk_, path_, live); !status.ok()) return status;
+    auto fd = disk_->open(path_, O_RDWR);
+    if (!fd) return Status::defect(fd.status().what());
+    fd_ = std::move(*fd);
+    size_ = live.size();
+    entries_ = std::move(kept);
+    return {};
+  }
+
+  [[nodiscard]] std::uint64_t next_number() const { return next_; }
+
+ private:
+  static bool parse(std::string_view payload, Completed& completed) {
+    if (payload.size() < 4) return false;
+    auto const length = get_number<std::uint32_t>(payload);
+    if (length > payload.size() - 4 || (payload.size() - 4 - length) % 16 != 0) return false;
+    auto const json = nlohmann::json::parse(payload.substr(4, length), nullptr, false);
+    if (!json.is_object()) return false;
+    completed.number = json.value("number", std::uint64_t{0});
+    completed.key = json.value("key", "");
+    completed.source = json.value("source", "");
+    for (payload.remove_prefix(4 + length); !payload.empty(); payload.remove_prefix(16)) {
+      completed.keys.push_back({get_number<std::uint64_t>(payload), get_number<std::uint64_t>(payload.substr(8))});
+    }
+    return true;
+  }
+
+  void note(Completed const& completed, std::uint64_t size) {
+    Entry entry{completed.number, size_, size, completed.keys.size(), 0, completed.source};
+    for (Key const& key : completed.keys) entry.highest = std::max(entry.highest, key.position);
+    entries_.push_back(std::move(entry));
+    size_ += size;
+    next_ = std::max(next_, completed.number + 1);
+  }
+
+  Disk* disk_;
+  std::string path_;
+  Fd fd_;
+  std::uint64_t size_ = 0;
+  std::uint64_t next_ = 1;
+  std::deque<Entry> entries_;
+};
+
+// An object on its way: its steps are repeatable, each is taken when those before it are done.
+struct OpenObject {
+  enum class Stage { open, ended, synced, recorded };
+  explicit OpenObject(std::uint64_t level) : encoder(static_cast<int>(level)) {}
+
+  Stage stage = Stage::open;
+  std::uint64_t number = 0;
+  std::string path;  // in the spool
+  Fd fd;
+  std::uint64_t written = 0;
+  std::int64_t hour = 0;
+  std::uint64_t opened_at = 0;  // in records taken
+  Duration opened{};
+  ObjectEncoder encoder;
+  PositionList positions;
+  std::uint64_t first = 0, last = 0;
+  bool in_order = true;  // one record per position, each higher than the one before
+  std::vector<Key> keys;
+  std::string key;
+};
+
+}  // namespace
+
+struct Archiver::State {
+  State(Disk& d, Clock& c, ObjectStore& s, ArchivePutOptions const& o, std::string from, std::string folder)
+      : disk(d),
+        clock(c),
+        store(s),
+        options(o),
+        source(std::move(from)),
+        spool(std::move(folder)),
+        ledger(d, join(spool, "ledger")) {}
+
+  Disk& disk;
+  Clock& clock;
+  ObjectStore& store;
+  ArchivePutOptions const& options;
+  std::string source;
+  std::string spool;
+  Fd lock;
+  Ledger ledger;
+  std::uint64_t next_number = 1;
+  std::vector<Key> known;       // of earlier runs, sorted
+  std::vector<bool> come_back;  // which of them were delivered again
+  std::list<OpenObject> open;   // oldest first
+  std::list<OpenObject> closing;
+  PositionList stored;
+  std::uint64_t taken = 0;
+  std::optional<std::uint64_t> highest;  // position taken
+  std::map<std::string, std::uint64_t> same_content;
+  std::vector<Position> parsed;
+
+  Status recover() {
+    std::set<std::string> completed;
+    Status status = ledger.open([&](Completed const& entry) {
+      completed.insert(fmt::format("{}.open", entry.number));
+      keys_of_spool[fmt::format("{}.open", entry.number)] = entry.key;
+      if (entry.source == source && !source.empty()) known.insert(known.end(), entry.keys.begin(), entry.keys.end());
+    });
+    if (!status.ok()) return status;
+    next_number = ledger.next_number();
+    std::sort(known.begin(), known.end());
+    come_back.assign(known.size(), false);
+    auto names = list_folder(spool);
+    if (!names) return names.status();
+    for (std::string const& name : *names) {
+      if (!name.ends_with(".open") && !name.ends_with(".tmp")) continue;
+      std::string const path = join(spool, name);
+      if (completed.contains(name)) {
+        if (status = put(keys_of_spool[name], path); !status.ok()) return status;
+      }
+      if (status = disk.remove(path); !status.ok()) return status;
+    }
+    keys_of_spool.clear();
+    if (status = ledger.compact(); status.code() == Code::defect) return status;
+    return disk.sync_folder(spool);
+  }
+
+  Status put(std::string const& key, std::string const& path) {
+    auto outcome = store.put(key, path);
+    if (!outcome) return outcome.status();
+    if (*outcome != ObjectStore::Put::different) return {};
+    // The same lines compressed in another way are the same content.
+    auto same = same_lines(key, path);
+    if (!same) return same.status();
+    if (*same) return {};
+    return Status::defect(fmt::format("{}: exists with other content; it is left as it is, and {} waits in the spool",
+                                      store.name(key), path));
+  }
+
+  Result<bool> same_lines(std::string const& key, std::string const& path) {
+    auto there = store.find(key);
+    if (!there) return there.status();
+    auto local = open_object_store(disk, spool, false);
+    if (!local) return local.status();
+    std::string const name = path.substr(path.rfind('/') + 1);
+    auto here = (*local)->find(name);
+    if (!here) return here.status();
+    if (!*there || !*here) return false;
+    auto left = read_summary(**local, **here);
+    if (!left) return left.status();
+    auto right = read_summary(store, **there);
+    if (!right || right->records != left->records || right->digest != left->digest) return false;
+    return read_object(store, **there, *right, [](std::string_view) {}).ok();
+  }
+
+  // ---- taking
+
+  // Which of the known records this is: known.size() if none.
+  std::size_t find_known(Key const& key) const {
+    auto const range = std::equal_range(known.begin(), known.end(), key);
+    for (auto at = range.first; at != range.second; ++at) {
+      auto const index = static_cast<std::size_t>(at - known.begin());
+      if (!come_back[index]) return index;
+    }
+    return known.size();
+  }
+  bool position_is_known(std::uint64_t position) const {
+    auto const at = std::lower_bound(known.begin(), known.end(), Key{position, 0});
+    return at != known.end() && at->position == position;
+  }
+
+  Result<Taken> add(Record const& record, std::string_view delivery) {
+    parsed.clear();
+    bool const positioned = !source.empty() && parse_positions(delivery, parsed) && !parsed.empty();
+    Key key;
+    if (positioned) {
+      key.position = parsed[0].first;
+      for (Position const& position : parsed) key.position = std::min(key.position, position.first);
+      key.hash = hash64(record.line(), hash64(delivery));
+      if (!known.empty()) {
+        if (auto const at = find_known(key); at != known.size()) {
+          come_back[at] = true;
+          return Taken::stored;
+        }
+      }
+    }
+    if (Status status = close_due(false); !status.ok()) return status;
+    auto const time = archive_time(record);
+    std::int64_t const hour = hour_of(time.value_or(clock.now()));
+    auto at = std::find_if(open.begin(), open.end(), [&](OpenObject const& object) { return object.hour == hour; });
+    if (at == open.end()) {
+      if (open.size() == kOpen) {
+        closing.splice(closing.end(), open, open.begin());
+        if (Status status = advance_all(); !status.ok()) return status;
+      }
+      if (Status status = open_object(hour); !status.ok()) return status;
+      at = std::prev(open.end());
+    } else if (at->encoder.pending().size() >= kPending) {
+      if (Status status = flush(*at); !status.ok()) return status;
+    }
+
+    OpenObject& object = *at;
+    object.encoder.add(record.line(), time.value_or(begin_of_hour(hour)));
+    ++taken;
+    if (!positioned && !delivery.empty()) (void)parse_positions(delivery, parsed);
+    object.positions.add(parsed);
+    if (positioned) {
+      bool const one = parsed.size() == 1 && parsed[0].pieces.empty() && parsed[0].first == parsed[0].last;
+      if (!one || (highest && key.position <= *highest) || position_is_known(key.position)) object.in_order = false;
+      std::uint64_t last = 0;
+      for (Position const& position : parsed) last = std::max(last, position.last);
+      object.first = object.keys.empty() ? key.position : std::min(object.first, key.position);
+      object.last = std::max(object.last, last);
+      highest = std::max(highest.value_or(0), last);
+      object.keys.push_back(key);
+    }
+    return Taken::held;
+  }
+
+  Status open_object(std::int64_t hour) {
+    std::list<OpenObject> made;
+    OpenObject& object = made.emplace_back(options.level);
+    object.number = next_number;
+    object.path = join(spool, fmt::format("{}.open", object.number));
+    auto fd = disk.open(object.path, O_WRONLY | O_CREAT | O_TRUNC);
+    if (!fd) return fd.status();
+    ++next_number;
+    object.fd = std::move(*fd);
+    object.hour = hour;
+    object.opened_at = taken;
+    object.opened = clock.steady();
+    open.splice(open.end(), made);
+    return {};
+  }
+
+  // ---- closing
+
+  Status close_due(bool final) {
+    std::optional<Duration> now;
+    for (auto at = open.begin(); at != open.end();) {
+      if (!now) now = clock.steady();
+      auto const next = std::next(at);
+      bool const due = final || taken - at->opened_at >= options.max_records ||
+                       at->encoder.bytes() >= options.max_bytes || *now - at->opened >= options.max_age;
+      if (due) closing.splice(closing.end(), open, at);
+      at = next;
+    }
+    return advance_all();
+  }
+
+  Status advance_all() {
+    while (!closing.empty()) {
+      if (Status status = advance(closing.front()); !status.ok()) return status;
+      stored.add(closing.front().positions);
+      closing.pop_front();
+      // A ledger that stays long is no failure of what was put.
+      if (Status status = ledger.compact(); status.code() == Code::defect) return status;
+    }
+    return {};
+  }
+
+  Status flush(OpenObject& object) {
+    std::string& pending = object.encoder.pending();
+    if (pending.empty()) return {};
+    if (Status status = disk.write_at(object.fd.get(), pending, object.written, object.path); !status.ok())
+      return status;
+    object.written += pending.size();
+    pending.clear();
+    return {};
+  }
+
+  Status advance(OpenObject& object) {
+    using Stage = OpenObject::Stage;
+    if (object.stage == Stage::open) {
+      std::string positions = fmt::format(
+          "{}", fmt::join(source.empty() ? std::vector<std::string>() : object.positions.texts(1 << 30), ","));
+      ObjectSummary const& summary = object.encoder.finish(source, std::move(positions));
+      object.key = hour_folder(object.hour) + name_of(object, summary.digest) + ".ndjson.zst";
+      object.stage = Stage::ended;
+    }
+    if (object.stage == Stage::ended) {
+      if (Status status = flush(object); !status.ok()) return status;
+      if (Status status = disk.sync(object.fd.get(), object.path); !status.ok()) return status;
+      if (Status status = disk.sync_folder(spool); !status.ok()) return status;
+      object.fd.reset();
+      object.stage = Stage::synced;
+    }
+    if (object.stage == Stage::synced) {
+      if (Status status = ledger.append({object.number, object.key, source, object.keys}); !status.ok()) return status;
+      object.stage = Stage::recorded;
+    }
+    if (Status status = put(object.key, object.path); !status.ok()) return status;
+    return disk.remove(object.path);
+  }
+
+  std::string name_of(OpenObject const& object, std::string const& digest) {
+    if (source.empty()) {
+      std::uint64_t const times = ++same_content[hour_folder(object.hour) + digest];
+      return times == 1 ? digest : fmt::format("{}-{}", digest, times);
+    }
+    std::string const name = fmt::format("{}-{}-{}", encoded(source), object.first, object.last);
+    return object.in_order ? name : fmt::format("{}-{}", name, digest.substr(0, 16));
+  }
+
+ private:
+  std::map<std::string, std::string> keys_of_spool;
+};
+
+Archiver::Archiver(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Archiver::~Archiver() = default;
+
+Result<std::unique_ptr<Archiver>> Archiver::open(Disk& disk, Clock& clock, ObjectStore& store,
+                                                 std::string const& archive, std::string const& source,
+                                                 ArchivePutOptions const& options) {
+  std::string spool = options.spool;
+  Fd lock;
+  for (unsigned n = 1; !lock; ++n) {
+    // Without a source there is no subscriber: each of the runs that are at work takes a spool that nobody holds.
+    bool const shared = options.spool.empty() && source.empty();
+    if (options.spool.empty())
+      spool = join(archive, ".spool/" + (shared ? fmt::format("pipe.{}", n) : encoded(source)));
+    if (Status status = make_folders(disk, spool); !status.ok()) return status;
+    std::string const path = join(spool, "lock");
+    auto held = lock_file(path, Lock::exclusive, false);
+    if (held) {
+      lock = std::move(*held);
+    } else if (held.status().code() != Code::temporary) {
+      return held.status();
+    } else if (!shared) {
+      return Status::temporary(fmt::format("{}: held by {}", spool, fmt::join(who_has_open(path), ", ")));
+    }
+  }
+  auto state = std::make_unique<State>(disk, clock, store, options, source, spool);
+  state->lock = std::move(lock);
+  if (Status status = state->recover(); !status.ok()) return status;
+  return std::unique_ptr<Archiver>(new Archiver(std::move(state)));
+}
+
+Result<Archiver::Taken> Archiver::add(Record const& record, std::string_view delivery) {
+  return state_->add(record, delivery);
+}
+
+Status Archiver::settle(bool final, PositionList& stored) {
+  Status status = state_->close_due(final);
+  stored.add(state_->stored);
+  state_->stored.clear();
+  return status;
+}
+
+}  // namespace inflight

@@ -1,0 +1,54 @@
+// Puts records into an archive, each into exactly one object, across any kill.  Layout: man/archive.5
+//
+// One thread. What was taken is `held` until settle() names its positions: then it is durable in the archive.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "common/fd_io.h"
+#include "common/object_store.h"
+#include "common/receipts.h"
+#include "common/record.h"
+#include "common/status.h"
+#include "common/time.h"
+
+namespace inflight {
+
+struct ArchivePutOptions {
+  std::string spool;                   // empty: below `.spool` of the archive, by source
+  std::uint64_t max_records = 40'000;  // that came since the object was opened, into it or into others
+  std::uint64_t max_bytes = 64 << 20;  // of lines in one object
+  Duration max_age = std::chrono::seconds(60);
+  std::uint64_t level = 3;  // of compression
+};
+
+class Archiver {
+ public:
+  // `archive` is what `store` was opened by; `source` is empty where positions mean nothing beyond this run.
+  // Locks the spool (Code::temporary, naming the holder), removes what is half-written in it, and puts what was
+  // completed.
+  static Result<std::unique_ptr<Archiver>> open(Disk& disk, Clock& clock, ObjectStore& store,
+                                                std::string const& archive, std::string const& source,
+                                                ArchivePutOptions const& options);
+  ~Archiver();
+
+  enum class Taken { held, stored };
+  // `record` is without `delivery`, whose positions are `delivery` (receipts.h). stored: an earlier run has put it. A
+  // failure means that it was not taken; Code::temporary: the disk is full, and the same may be tried again.
+  [[nodiscard]] Result<Taken> add(Record const& record, std::string_view delivery);
+
+  // Puts what is due (with `final` all) and adds the positions that are durable since the last call. May be tried again
+  // after Code::temporary.
+  [[nodiscard]] Status settle(bool final, PositionList& stored);
+
+  struct State;
+
+ private:
+  explicit Archiver(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace inflight

@@ -1,0 +1,218 @@
+// s3-archive: keep events in immutable compressed objects by hour, and read them back.  Manual: man/s3-archive.1
+#include <fmt/format.h>
+
+#include <csignal>
+
+#include "common/archive.h"
+#include "common/archive_get.h"
+#include "common/archive_put.h"
+#include "common/messages.h"
+#include "common/metrics.h"
+#include "common/sink_loop.h"
+#include "common/stop.h"
+#include "common/tool_main.h"
+
+namespace {
+
+using inflight::Exit;
+using inflight::Io;
+using inflight::ObjectStore;
+using inflight::Status;
+
+struct Options {
+  std::string command;
+  std::string archive;
+  inflight::ArchivePutOptions put;
+  inflight::SinkOptions sink;
+  inflight::ArchiveQuery query;
+  std::uint64_t limit = 0;
+  bool json = false;
+};
+
+class ArchiveSink final : public inflight::Sink {
+ public:
+  explicit ArchiveSink(inflight::Archiver& archiver) : archiver_(archiver) {}
+
+  Status connect() override { return {}; }
+
+  Status deliver(std::span<inflight::SinkRecord const> batch, inflight::Outcomes& outcomes) override {
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      auto taken = archiver_.add(batch[i].record, batch[i].delivery);
+      if (!taken) return taken.status();
+      if (*taken == inflight::Archiver::Taken::held) {
+        outcomes.held(i);
+      } else {
+        outcomes.stored(i);
+      }
+    }
+    return {};
+  }
+
+  Status settle_held(bool final, inflight::PositionList& stored) override { return archiver_.settle(final, stored); }
+
+  Status show(inflight::SinkRecord const& record, std::string& out) override {
+    auto const time = inflight::archive_time(record.record);
+    out = inflight::hour_folder(inflight::hour_of(time.value_or(inflight::system_clock().now())));
+    out.append(" ").append(record.record.line());
+    return {};
+  }
+
+ private:
+  inflight::Archiver& archiver_;
+};
+
+Exit failed(Status const& status) {
+  inflight::say_error(status.what());
+  return status.exit();
+}
+
+Exit stopped() { return inflight::stop_signal() == SIGINT ? Exit::interrupted : Exit::terminated; }
+
+Exit put(Io& io, Options const& options) {
+  auto store = inflight::open_object_store(io.disk, options.archive, true);
+  if (!store) return failed(store.status());
+  auto archiver =
+      inflight::Archiver::open(io.disk, io.clock, **store, options.archive, io.receipts.source(), options.put);
+  if (!archiver) return failed(archiver.status());
+  ArchiveSink sink(**archiver);
+  return inflight::run_sink(io, sink, options.sink);
+}
+
+Exit get(Io& io, ObjectStore& store, Options const& options) {
+  std::uint64_t count = 0;
+  Status status = inflight::archive_get(store, options.query, [&](std::string_view line) -> Status {
+    if (inflight::stopping()) return {inflight::Code::stopped, ""};
+    ++inflight::counters().records;
+    inflight::counters().bytes += line.size() + 1;
+    if (Status written = io.out.line(line); !written.ok()) return written;
+    if (++count == options.limit) return {inflight::Code::closed, ""};
+    return {};
+  });
+  // What was in order before a damage is good: it is written.
+  if (Status flushed = io.out.flush(); !flushed.ok() && status.ok()) status = flushed;
+  if (status.code() == inflight::Code::stopped) return stopped();
+  return status.ok() || status.code() == inflight::Code::closed ? Exit::ok : failed(status);
+}
+
+Exit list(Io& io, ObjectStore& store, Options const& options) {
+  std::uint64_t objects = 0, records = 0, bytes = 0;
+  Exit worst = Exit::ok;
+  Status status = inflight::visit_objects(store, options.query, [&](ObjectStore::Object const& object) -> Status {
+    if (inflight::stopping()) return {inflight::Code::stopped, ""};
+    auto summary = inflight::read_summary(store, object);
+    if (!summary) {
+      inflight::say_error(summary.status().what());
+      worst = Exit::rejected;
+      return {};
+    }
+    ++objects;
+    records += summary->records;
+    bytes += object.bytes;
+    std::string const first = inflight::format_rfc3339(summary->first), last = inflight::format_rfc3339(summary->last);
+    if (!options.json) {
+      return io.out.line(fmt::format("{:>9} {:>10}  {} .. {}  {}", summary->records,
+                                     inflight::format_size(static_cast<double>(object.bytes)), first, last,
+                                     object.key));
+    }
+    std::string line =
+        fmt::format(R"({{"key":{},"records":{},"first":"{}","last":"{}","bytes":{},"content_bytes":{})",
+                    inflight::json_string(object.key), summary->records, first, last, object.bytes, summary->bytes);
+    if (!summary->source.empty()) {
+      line +=
+          fmt::format(R"(,"source":{},"positions":"{}")", inflight::json_string(summary->source), summary->positions);
+    }
+    return io.out.line(line + "}");
+  });
+  if (status.ok() && !options.json) {
+    status = io.out.line(fmt::format("{:>9} {:>10}  in {} objects", records,
+                                     inflight::format_size(static_cast<double>(bytes)), objects));
+  }
+  if (Status flushed = io.out.flush(); !flushed.ok() && status.ok()) status = flushed;
+  if (status.code() == inflight::Code::stopped) return stopped();
+  return status.ok() || status.code() == inflight::Code::closed ? worst : failed(status);
+}
+
+Exit verify(ObjectStore& store, Options const& options) {
+  Exit worst = Exit::ok;
+  Status const status = inflight::visit_objects(store, options.query, [&](ObjectStore::Object const& object) -> Status {
+    if (inflight::stopping()) return {inflight::Code::stopped, ""};
+    auto summary = inflight::read_summary(store, object);
+    Status read = summary.status();
+    if (read.ok()) read = inflight::read_object(store, object, *summary, [](std::string_view) {});
+    if (read.ok()) {
+      inflight::counters().records += summary->records;
+      inflight::counters().bytes += summary->bytes;
+      return {};
+    }
+    if (read.code() != inflight::Code::defect) return read;
+    inflight::say_error(read.what());
+    worst = Exit::rejected;
+    return {};
+  });
+  if (status.code() == inflight::Code::stopped) return stopped();
+  return status.ok() ? worst : failed(status);
+}
+
+// For get, ls and verify.
+Exit read(Io& io, Options const& options) {
+  auto opened = inflight::open_object_store(io.disk, options.archive, false);
+  if (!opened) return failed(opened.status());
+  ObjectStore& store = **opened;
+  if (options.command == "ls") return list(io, store, options);
+  if (options.command == "verify") return verify(store, options);
+  return get(io, store, options);
+}
+
+// An option of another command is a slip of the hand.
+std::string misplaced(Options const& options) {
+  inflight::ArchivePutOptions const fallback;
+  auto const& put = options.put;
+  bool const puts = !put.spool.empty() || put.max_records != fallback.max_records ||
+                    put.max_bytes != fallback.max_bytes || put.max_age != fallback.max_age ||
+                    put.level != fallback.level || options.sink.dry_run || !options.sink.dead_letters.empty();
+  bool const range = options.query.from || options.query.to;
+  std::string const& command = options.command;
+  if (command != "put" && puts) return "takes no option of put";
+  if (command == "put" && range) return "takes neither --from nor --to";
+  if (command != "get" && (!options.query.subjects.empty() || options.limit > 0))
+    return "takes neither --subject nor --limit";
+  if (command != "ls" && options.json) return "takes no --json";
+  return "";
+}
+
+Exit run(inflight::Cli& cli, Io& io) {
+  Options options;
+  cli.purpose("keep events in immutable compressed objects by hour, and read them back: put, get, ls, verify",
+              {"consume fleet/ --as backfill -- s3-archive put archive/",
+               "s3-archive get archive/ --from 2018-07-01 --to 2018-07-02 | xml2json | sql-write sqlite:july.db",
+               "s3-archive verify archive/ --from yesterday"});
+  cli.positional("command", options.command, "put, get, ls or verify");
+  cli.positional("archive", options.archive, "the archive: path of a directory");
+  cli.option("--spool", options.put.spool, "put: folder for what is under way (default: in the archive, by source)");
+  cli.option("--max-records", options.put.max_records,
+             "put: close an object when so many records came since it was opened");
+  cli.size("--max-bytes", options.put.max_bytes, "put: close an object that holds so many bytes of records");
+  cli.option("--max-age", options.put.max_age, "put: close an object so long after it was opened");
+  cli.option("--level", options.put.level, "put: level of compression of zstd, 1 to 19");
+  cli.option("--from", options.query.from, "get, ls, verify: records from this recordedtime on");
+  cli.option("--to", options.query.to, "get, ls, verify: records before this recordedtime");
+  cli.option("--subject", options.query.subjects, "get: only records of this subject; may be repeated");
+  cli.option("--limit", options.limit, "get: end after so many records; 0 for all");
+  cli.flag("--json", options.json, "ls: one JSON object a line");
+  options.sink.add_to(cli, false);
+  if (auto stop = cli.parse()) return *stop;
+  std::string const& command = options.command;
+  if (command != "put" && command != "get" && command != "ls" && command != "verify") {
+    return cli.wrong(fmt::format("{}: not a command: put, get, ls or verify", command));
+  }
+  if (std::string const what = misplaced(options); !what.empty()) return cli.wrong(fmt::format("{} {}", command, what));
+  if (options.put.level < 1 || options.put.level > 19) return cli.wrong("--level: 1 to 19");
+  if (options.put.max_records == 0) return cli.wrong("--max-records: at least 1");
+  if (options.put.max_bytes == 0 || options.put.max_bytes > (1 << 30)) return cli.wrong("--max-bytes: 1 to 1GiB");
+  inflight::Progress const progress(cli.common());
+  return command == "put" ? put(io, options) : read(io, options);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return inflight::tool_main(argc, argv, run); }
