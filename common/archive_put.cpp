@@ -448,7 +448,8 @@ struct Archiver::State {
       return times == 1 ? digest : fmt::format("{}-{}", digest, times);
     }
     std::string const name = fmt::format("{}-{}-{}", encoded(source), object.first, object.last);
-    return object.in_order ? name : fmt::format("{}-{}", name, digest.substr(0, 16));
+    // The number too: equal lines that came twice on purpose make equal objects.
+    return object.in_order ? name : fmt::format("{}-{}-{}", name, digest.substr(0, 16), object.number);
   }
 
  private:
