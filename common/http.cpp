@@ -17,6 +17,7 @@
 #include "common/fd_io.h"
 #include "common/handle.h"
 #include "common/messages.h"
+#include "common/stop.h"
 
 namespace inflight {
 
@@ -187,6 +188,11 @@ Status HttpClient::State::open() {
   }
   epoll.reset(::epoll_create1(EPOLL_CLOEXEC));
   if (!epoll) return Status::from_errno("epoll", errno);
+  // A stop signal ends the waiting whichever thread it comes to; once, so that whoever drains does not spin.
+  epoll_event stop{};
+  stop.events = EPOLLIN | EPOLLET;
+  stop.data.fd = stop_fd();
+  (void)::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, stop.data.fd, &stop);
   multi.reset(curl_multi_init());
   if (!multi) return Status::temporary("libcurl: out of memory");
 
@@ -385,6 +391,7 @@ Status HttpClient::turn(Duration wait) {
   int running = 0;
   for (int i = 0; i < count; ++i) {
     epoll_event const& event = events[static_cast<std::size_t>(i)];
+    if (event.data.fd == stop_fd()) continue;
     int mask = 0;
     if ((event.events & EPOLLIN) != 0) mask |= CURL_CSELECT_IN;
     if ((event.events & EPOLLOUT) != 0) mask |= CURL_CSELECT_OUT;

@@ -100,6 +100,12 @@ void Schedule::failed(Unit unit, Duration now, Duration at_least) {
   wait_for(unit, due);
 }
 
+void Schedule::left_out(Unit unit, Duration now) {
+  State& state = ended(unit);
+  ++missed_;
+  if (!state.removed) wait_for(unit, period_ == Duration::zero() ? now : after(state.due, now));
+}
+
 void Schedule::finished(Unit unit) { ended(unit).removed = true; }
 
 std::optional<Schedule::Unit> Schedule::give_way(Duration now) const {

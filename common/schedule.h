@@ -30,11 +30,13 @@ class Schedule {
   // Never again. One that is running goes when its end is told.
   void remove(Unit unit);
 
-  // The unit to ask now, which takes a slot until one of the three below is said of it.
+  // The unit to ask now, which takes a slot until one of the four below is said of it.
   [[nodiscard]] std::optional<Unit> next(Duration now);
   void answered(Unit unit, Duration now);
   void failed(Unit unit, Duration now, Duration at_least = {});  // at_least: what it asked for (Retry-After)
   void finished(Unit unit);
+  // Its request says nothing of the unit, as nobody listened to it.
+  void left_out(Unit unit, Duration now);
 
   // The unit whose request should be ended for the sake of those that are due, if any.
   [[nodiscard]] std::optional<Unit> give_way(Duration now) const;
@@ -43,6 +45,7 @@ class Schedule {
 
   [[nodiscard]] std::size_t units() const { return waiting_.size() + probes_.size() + running_; }
   [[nodiscard]] std::size_t running() const { return running_; }
+  [[nodiscard]] Duration started(Unit unit) const { return states_[unit].started; }
   [[nodiscard]] unsigned failures(Unit unit) const { return states_[unit].failures; }  // in a row
   // Moments that passed without a poll, as every slot was taken, since the last call.
   [[nodiscard]] std::uint64_t take_missed() { return std::exchange(missed_, 0); }
