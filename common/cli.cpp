@@ -4,12 +4,44 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 
 #include "common/fd_io.h"
 #include "common/messages.h"
 
 namespace inflight {
+
+namespace {
+
+// The file of --options: `name = value` a line, repeated for an option that may be; quotes around a value are not part
+// of it. What CLI11 reads itself would cut `/bsu/power/#text` at its #, and `subject,time` at its comma.
+class OptionsFile final : public CLI::Config {
+ public:
+  [[nodiscard]] std::string to_config(CLI::App const*, bool, bool, std::string) const override { return {}; }
+
+  [[nodiscard]] std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
+    std::vector<CLI::ConfigItem> options;
+    std::string line;
+    for (std::size_t number = 1; std::getline(input, line); ++number) {
+      CLI::detail::trim(line);
+      if (line.empty() || line.front() == '#' || line.front() == ';') continue;
+      if (line.front() == '[') throw CLI::ConfigError(fmt::format("--options: line {}: not `name = value`", number));
+      std::size_t const equals = std::min(line.find('='), line.size());
+      std::string name = CLI::detail::trim_copy(line.substr(0, equals));
+      name.erase(0, std::min(name.find_first_not_of('-'), name.size()));
+      std::string value = equals == line.size() ? "true" : CLI::detail::trim_copy(line.substr(equals + 1));
+      CLI::detail::remove_quotes(value);
+      auto same =
+          std::find_if(options.begin(), options.end(), [&](CLI::ConfigItem const& item) { return item.name == name; });
+      if (same == options.end()) same = options.insert(options.end(), {{}, name, {}});
+      same->inputs.push_back(std::move(value));
+    }
+    return options;
+  }
+};
+
+}  // namespace
 
 struct Cli::State {
   CLI::App app;
@@ -56,6 +88,7 @@ Cli::Cli(int argc, char** argv) : state_(std::make_unique<State>()) {
   s.app.set_help_flag("--help", "print this and exit");
   s.app.set_version_flag("--version", fmt::format("{} {}", tool_name(), INFLIGHT_VERSION),
                          "print the version and exit");
+  s.app.config_formatter(std::make_shared<OptionsFile>());
   s.app.set_config("--options", "", "read options from FILE, one `name = value` a line")->type_name("FILE");
   s.app.get_formatter()->column_width(34);
 }

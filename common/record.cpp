@@ -111,7 +111,8 @@ std::size_t utf8_length(std::string_view text) {
 }
 
 bool same_name(std::string_view written, std::string_view name) {
-  if (written.find('\\') == std::string_view::npos) return written == name;
+  if (written == name) return written.find('\\') == std::string_view::npos;
+  if (written.size() <= name.size() || written.find('\\') == std::string_view::npos) return false;  // an escape is longer
   std::string scratch;
   return unquote(fmt::format("\"{}\"", written), scratch) == name;
 }
@@ -548,7 +549,7 @@ class Walk {
   explicit Walk(std::string_view text) : at_(text.data()), end_(text.data() + text.size()) {}
 
   void space() {
-    while (at_ < end_ && (*at_ == ' ' || *at_ == '\t' || *at_ == '\n' || *at_ == '\r')) ++at_;
+    while (at_ < end_ && *at_ <= ' ' && (*at_ == ' ' || *at_ == '\t' || *at_ == '\n' || *at_ == '\r')) ++at_;
   }
   bool accept(char c) {
     space();
@@ -561,6 +562,10 @@ class Walk {
     space();
     if (at_ >= end_ || *at_ != '"') return {};
     char const* const begin = at_++;
+    // Most strings are a few bytes long: a call of memchr costs more than they do.
+    for (char const* const near = end_ - at_ > 24 ? at_ + 24 : end_; at_ < near && *at_ != '\\'; ++at_) {
+      if (*at_ == '"') return {begin, static_cast<std::size_t>(++at_ - begin)};
+    }
     for (;;) {
       auto const* quote = static_cast<char const*>(std::memchr(at_, '"', static_cast<std::size_t>(end_ - at_)));
       if (quote == nullptr) return {};

@@ -514,7 +514,7 @@ class SinkLoop {
 
   std::mutex mutex_;  // guards what follows, up to the next blank line
   std::condition_variable changed_;
-  Batch batches_[3];
+  Batch batches_[2];  // one is filled while the other is delivered
   std::vector<Batch*> spare_;
   std::deque<Batch*> queue_;
   bool input_ended_ = false, idle_ = true, gone_ = false;

@@ -132,7 +132,7 @@ class Sqlite final : public SqlEngine {
     // The larger cache and the rarer checkpoints are for rows that fall all over a large table.
     for (char const* const sql :
          {"PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON", "PRAGMA cache_size=-16384",
-          "PRAGMA wal_autocheckpoint=4000", "PRAGMA temp_store=MEMORY"}) {
+          "PRAGMA wal_autocheckpoint=16000", "PRAGMA temp_store=MEMORY"}) {
       if (Status status = execute(sql); !status.ok()) return status;
     }
     return {};

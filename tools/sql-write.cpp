@@ -45,6 +45,8 @@ class SqlSink final : public inflight::Sink {
 inflight::Exit run(inflight::Cli& cli, inflight::Io& io) {
   inflight::SqlOptions options;
   inflight::SinkOptions sink_options;
+  sink_options.batch_records = 10000;  // rows that fall all over a large table touch fewer pages in larger transactions
+  sink_options.batch_bytes = 8 << 20;
   cli.purpose(
       "Store records as rows of a table; a row that is there already is updated.",
       {"bsu-fetch --devices fleet.txt --once | xml2json | sql-write sqlite:fleet.db",
