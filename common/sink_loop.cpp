@@ -57,13 +57,11 @@ struct Batch {
   std::size_t count = 0;
   std::size_t bytes = 0;
   std::vector<Rejected> rejected;  // by the reader: no record at all
-  bool flush_only = false;
 
   void clear() {
     arena.clear();
     count = bytes = 0;
     rejected.clear();
-    flush_only = false;
   }
   [[nodiscard]] bool empty() const { return count == 0 && rejected.empty(); }
 };
@@ -106,6 +104,7 @@ class SinkLoop {
       // A channel that nobody reads: the source is gone, and with it whoever would hear of success.
       return status.code() == Code::closed ? Exit::temporary : status.exit();
     }
+    if (!status.ok() && !io_.receipts.active()) say_error(fmt::format("stopped, not all is stored: {}", status.what()));
     if (stopping()) return stop_signal() == SIGINT ? Exit::interrupted : Exit::terminated;
     return rejects_.count() > 0 && !io_.receipts.active() ? Exit::rejected : Exit::ok;
   }
@@ -182,7 +181,7 @@ class SinkLoop {
       batch.rejected.push_back({line.number, record.delivery, {begin, size}, std::move(reason)});
       return Status{};
     };
-    if (line.too_long) {
+    if (line.too_long || size > options_.max_record) {
       note_read(record.delivery);
       return reject(fmt::format("a record of {} bytes is over --max-record {}", line.size, options_.max_record));
     }
@@ -265,7 +264,6 @@ class SinkLoop {
       }
       if (batch == nullptr) {
         status = settle_held(false);
-        if (status.ok()) status = send_deferred();
         continue;
       }
       status = deliver_batch(*batch);
@@ -290,7 +288,9 @@ class SinkLoop {
       if (Status status = reject(rejected.delivery, rejected.line, rejected.text, rejected.reason); !status.ok())
         return status;
     }
-    return deliver_range(std::span<SinkRecord const>(batch.records.data(), batch.count));
+    std::span<SinkRecord> const records(batch.records.data(), batch.count);
+    group(records);
+    return deliver_range(records);
   }
 
   // Until each record has an outcome.
@@ -309,8 +309,7 @@ class SinkLoop {
       rest = std::move(left);
       records = rest;
       if (status.code() == Code::rejected) {
-        if (records.size() == 1)
-          return reject(records[0].delivery, records[0].line, records[0].record.line(), status.what());
+        if (records.size() == 1) return reject(records[0], status.what());
         std::size_t const half = records.size() / 2;
         if (Status first = deliver_range(records.first(half)); !first.ok()) return first;
         records = records.subspan(half);
@@ -337,18 +336,16 @@ class SinkLoop {
         continue;
       }
       if (outcome.kind == Outcomes::Kind::rejected) {
-        if (Status status = reject(records[i].delivery, records[i].line, records[i].record.line(), outcome.reason);
-            !status.ok()) {
-          return status;
-        }
+        if (Status status = reject(records[i], outcome.reason); !status.ok()) return status;
         continue;
       }
       ++(outcome.kind == Outcomes::Kind::dropped ? counters().dropped : counters().settled);
       if (!io_.receipts.active()) continue;
       if (outcome.kind == Outcomes::Kind::stored) {
-        note_stored(records[i].delivery);
+        note(records[i], true);
         continue;
       }
+      note(records[i], false);
       positions.clear();
       (void)parse_positions(records[i].delivery, positions);
       (outcome.kind == Outcomes::Kind::held ? held : dropped).add(positions);
@@ -356,20 +353,34 @@ class SinkLoop {
     if (!io_.receipts.active()) return {};
     if (Status status = io_.receipts.held(held); !status.ok()) return status;
     if (Status status = io_.receipts.dropped(dropped); !status.ok()) return status;
-    return send_deferred();
+    return send_stored();
   }
 
-  // Unnumbered positions of the newest record read wait until another one was read, or for the end.
-  void note_stored(std::string_view delivery) {
-    if (delivery != deferred_text_ && !deferred_text_.empty()) {
-      add_positions(deferred_text_);
-      deferred_text_.clear();
+  // Records next to each other with one unnumbered position came of one event, by a foreign filter that splits: it is
+  // stored when all of them are. Those at the end of a batch wait for the next one, which may go on with them, or for
+  // the end.
+  void group(std::span<SinkRecord> records) {
+    groups_.clear();
+    if (!io_.receipts.active() || records.empty()) return;
+    for (std::size_t i = 0; i < records.size(); ++i) {
+      bool const whole = records[i].delivery.find('/') == std::string_view::npos;
+      if (i == 0 || !whole || records[i].delivery != records[i - 1].delivery) groups_.emplace_back();
+      records[i].group = static_cast<std::uint32_t>(groups_.size() - 1);
+      ++groups_.back().outstanding;
     }
-    bool const whole = delivery.find('/') == std::string_view::npos;
-    if (whole) {
-      deferred_text_ = delivery;
+    if (!deferred_text_.empty() && deferred_text_ != records[0].delivery) add_positions(deferred_text_);
+    deferred_text_.clear();
+  }
+
+  void note(SinkRecord const& record, bool stored) {
+    if (groups_.empty()) return;
+    Group& of_event = groups_[record.group];
+    of_event.all_stored = of_event.all_stored && stored;
+    if (--of_event.outstanding > 0 || !of_event.all_stored) return;
+    if (record.group + 1 == groups_.size() && record.delivery.find('/') == std::string_view::npos) {
+      deferred_text_ = record.delivery;
     } else {
-      add_positions(delivery);
+      add_positions(record.delivery);
     }
   }
 
@@ -383,18 +394,7 @@ class SinkLoop {
     }
   }
 
-  Status send_deferred() {
-    if (!deferred_text_.empty()) {
-      bool other = false;
-      {
-        std::lock_guard const lock(newest_mutex_);
-        other = newest_ != deferred_text_;
-      }
-      if (other) {
-        add_positions(deferred_text_);
-        deferred_text_.clear();
-      }
-    }
+  Status send_stored() {
     if (ready_.empty()) return {};
     Status status = io_.receipts.stored(ready_);
     ready_.clear();
@@ -402,7 +402,7 @@ class SinkLoop {
   }
 
   Status finish_receipts() {
-    if (Status status = send_deferred(); !status.ok()) return status;
+    if (Status status = send_stored(); !status.ok()) return status;
     if (deferred_text_.empty() || half_line_ || stopping()) return {};
     add_positions(deferred_text_);
     deferred_text_.clear();
@@ -416,6 +416,11 @@ class SinkLoop {
     Status status = patiently([&] { return sink_.settle_held(final, stored); });
     if (Status told = io_.receipts.stored(stored); !told.ok()) return told;
     return status;
+  }
+
+  Status reject(SinkRecord const& record, std::string_view reason) {
+    note(record, false);
+    return reject(record.delivery, record.line, record.record.line(), reason);
   }
 
   Status reject(std::string_view delivery, std::uint64_t line, std::string_view text, std::string_view reason) {
@@ -526,6 +531,11 @@ class SinkLoop {
   bool warned_ = false;
 
   // of the delivering thread
+  struct Group {
+    std::uint32_t outstanding = 0;
+    bool all_stored = true;
+  };
+  std::vector<Group> groups_;  // the records of a batch by event
   std::string deferred_text_;
   PositionList ready_;
   std::vector<Position> positions_;

@@ -70,6 +70,7 @@ struct SinkRecord {
   Record record;
   std::string_view delivery;  // its positions (receipts.h), empty in a plain pipe; valid while the batch is delivered
   std::uint64_t line = 0;     // of the input
+  std::uint32_t group = 0;    // the loop's: which records of a batch are of one event
 };
 
 class Sink {
