@@ -346,7 +346,7 @@ struct SqlWriter::State {
       auto column = table.column(field.name);
       if (!column && present(field.value) && (!field.attribute || Fields::usual(field.name)) && !deletion) {
         if (!table.grows) {
-          tell(fmt::format("table {} has no column {}: left out", name, field.name));
+          if (!field.attribute) tell(fmt::format("table {} has no column {}: left out", name, field.name));
         } else {
           if (Status status = add_column(table, field.name, field.value, SqlType::any); !status.ok()) return status;
           table.values.emplace_back();
