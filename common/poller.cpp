@@ -283,8 +283,10 @@ Status Poller::run() {
     Duration const now = io_.clock.steady();
     if (room) {
       while (auto const index = schedule_.next(now)) start(*index);
-      if (auto const index = schedule_.give_way(now))
-        http_.cancel(units_[*index].request, "no answer, and others need its slot");
+      while (auto const slow = schedule_.give_way(now)) {
+        http_.cancel(units_[*slow].request, "no answer, and others need its slot");
+        while (auto const index = schedule_.next(now)) start(*index);
+      }
     }
     Duration const wait = held_.empty() ? std::min<Duration>(schedule_.idle(now), milliseconds(250)) : milliseconds(5);
     if (Status status = http_.turn(wait); !status.ok()) return status;

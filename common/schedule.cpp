@@ -10,12 +10,14 @@ namespace {
 using std::chrono::seconds;
 
 constexpr unsigned kMostDoublings = 4;  // 16 periods
-constexpr Duration kPatience = seconds(1);
 
 }  // namespace
 
 Schedule::Schedule(Duration period, std::size_t slots)
-    : period_(period), slots_(slots), probe_slots_(std::max<std::size_t>(1, slots / 4)) {}
+    : period_(period),
+      patience_(std::min<Duration>(seconds(1), period / 8)),
+      slots_(slots),
+      probe_slots_(std::max<std::size_t>(1, slots / 4)) {}
 
 void Schedule::add(Unit unit, Duration now) {
   if (unit >= states_.size()) states_.resize(unit + 1);
@@ -82,7 +84,7 @@ void Schedule::answered(Unit unit, Duration now) {
   State& state = ended(unit);
   state.failures = 0;
   state.latency = std::max(now - state.started, Duration{1});
-  typical_ += (state.latency - typical_) / 64;
+  typical_ = typical_ == Duration::zero() ? state.latency : typical_ + (state.latency - typical_) / 64;
   if (!state.removed) wait_for(unit, period_ == Duration::zero() ? now : after(state.due, now));
 }
 
@@ -113,7 +115,7 @@ std::optional<Schedule::Unit> Schedule::give_way(Duration now) const {
   if (waiting_.empty() || waiting_.begin()->first > now) return std::nullopt;
   for (auto const& [started, unit] : young_) {
     Duration const latency = states_[unit].latency > Duration::zero() ? states_[unit].latency : typical_;
-    if (now - started < kPatience) return std::nullopt;
+    if (now - started < patience_) return std::nullopt;
     if (now - started > 8 * latency) return unit;
   }
   return std::nullopt;
@@ -121,7 +123,12 @@ std::optional<Schedule::Unit> Schedule::give_way(Duration now) const {
 
 Duration Schedule::idle(Duration now) const {
   Duration wait = seconds(60);
-  if (running_ >= slots_) return wait;
+  if (running_ >= slots_) {
+    bool const wanted = period_ > Duration::zero() && !waiting_.empty() && !young_.empty();
+    if (!wanted) return wait;
+    Duration const due = std::max(waiting_.begin()->first, young_.begin()->first + patience_) - now;
+    return std::clamp<Duration>(due, std::chrono::milliseconds(5), wait);
+  }
   if (!waiting_.empty()) wait = std::min(wait, waiting_.begin()->first - now);
   if (!probes_.empty() && running_probes_ < probe_slots_) wait = std::min(wait, probes_.begin()->first - now);
   return std::max(wait, Duration::zero());

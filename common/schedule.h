@@ -3,7 +3,8 @@
 //
 // A unit's moments lie on a grid of its own that does not drift. A unit that fails is asked again after 1, 2, 4, 8 and
 // then each 16 periods, and such probes hold at most a quarter of the slots. Where every slot is taken and a unit is
-// due, a request that has long been running gives its slot away (give_way()).
+// due, a request gives its slot away that has been running for longer than an eighth of the period (at most a second)
+// and than eight times its unit's last answer took (give_way()).
 //
 // Pure bookkeeping: no clock, no network. Times are those of Clock::steady().
 #pragma once
@@ -40,7 +41,7 @@ class Schedule {
 
   // The unit whose request should be ended for the sake of those that are due, if any.
   [[nodiscard]] std::optional<Unit> give_way(Duration now) const;
-  // How long nothing will be due. While every slot is taken, until one is free.
+  // How long there will be nothing to do unless a request ends.
   [[nodiscard]] Duration idle(Duration now) const;
 
   [[nodiscard]] std::size_t units() const { return waiting_.size() + probes_.size() + running_; }
@@ -65,7 +66,7 @@ class Schedule {
   State& ended(Unit unit);
   [[nodiscard]] Duration after(Duration due, Duration now);
 
-  Duration period_;
+  Duration period_, patience_;
   std::size_t slots_, probe_slots_;
   std::vector<State> states_;
   Queue waiting_, probes_;  // by when they are due
