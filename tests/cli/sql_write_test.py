@@ -3,11 +3,13 @@ import json
 import os
 import pathlib
 import random
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -368,11 +370,31 @@ class SqlWrite(unittest.TestCase):
         self.write([event(2, {"a": 1})], "--give-up", "10ms", exit=75, stderr="gave up: ")
         other.close()
 
+    def test_a_full_disk_is_waited_for_and_loses_nothing(self):
+        self.write([event(0, {"text": "x"})])
+        channel = Channel()
+        text = ndjson({"delivery": f"k7:{n}", **event(n, {"text": "x" * 500})} for n in range(2000)).encode()
+        with open(self.folder / "input", "wb+") as file:
+            file.write(text)
+            file.seek(0)
+            # A limit on the size of files stands for the disk; python leaves its signal ignored, so that the write fails.
+            process = subprocess.Popen([tool("sql-write"), f"sqlite:{self.file}", "--batch-records", "100"], stdin=file,
+                                       stderr=subprocess.PIPE, restore_signals=False, text=True,
+                                       preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY)),
+                                       env=channel.environment, pass_fds=channel.options["pass_fds"])
+        self.assertIn("waiting: ", process.stderr.readline())
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        self.assertEqual(process.wait(120), 0, process.stderr.read())
+        process.stderr.close()
+        receipts = channel.receipts()
+        self.assertEqual(positions(receipts, "stored", "last"), set(range(2000)))
+        self.assertEqual(positions(receipts, "rejected"), set())
+        self.assertEqual(self.sql("SELECT count(*),sum(length(text)) FROM record"), [(2000, 1000000)])
+
     def test_two_writers_at_once_lose_nothing(self):
         lines = [ndjson([event(n, {f"k{n % 7}": n, "w": w}, source=f"w{w}") for n in range(3000)]) for w in range(2)]
         commands = [subprocess.Popen([tool("sql-write"), f"sqlite:{self.file}", "--create", "--batch-records", "100"], stdin=subprocess.PIPE)
                     for _ in lines]
-        import threading
         threads = [threading.Thread(target=c.communicate, args=(text.encode(),)) for c, text in zip(commands, lines)]
         for thread in threads:
             thread.start()
