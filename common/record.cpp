@@ -112,7 +112,8 @@ std::size_t utf8_length(std::string_view text) {
 
 bool same_name(std::string_view written, std::string_view name) {
   if (written == name) return written.find('\\') == std::string_view::npos;
-  if (written.size() <= name.size() || written.find('\\') == std::string_view::npos) return false;  // an escape is longer
+  if (written.size() <= name.size() || written.find('\\') == std::string_view::npos)
+    return false;  // an escape is longer
   std::string scratch;
   return unquote(fmt::format("\"{}\"", written), scratch) == name;
 }
@@ -543,6 +544,24 @@ void plant(Node& root, std::vector<std::string> const& steps, std::size_t index)
   node->wanted.push_back(index);
 }
 
+// Which of the 64 bytes at `at` are `c`, with the bits of `fold` set in each before.
+std::uint64_t equal_bytes(char const* at, char c, char fold) {
+  std::uint64_t mask = 0;
+#ifdef __SSE2__
+  using Bytes = char __attribute__((vector_size(16)));
+  for (unsigned i = 0; i < 4; ++i) {
+    Bytes bytes;
+    std::memcpy(&bytes, at + 16 * i, sizeof bytes);
+    bytes |= fold;
+    auto const equal = static_cast<Bytes>(bytes == c);
+    mask |= static_cast<std::uint64_t>(static_cast<std::uint16_t>(__builtin_ia32_pmovmskb128(equal))) << (16 * i);
+  }
+#else
+  for (unsigned i = 0; i < 64; ++i) mask |= std::uint64_t{(at[i] | fold) == c} << i;
+#endif
+  return mask;
+}
+
 // A value inside a text that simdjson has indexed, walked with our own small scanner: one pass, nothing allocated.
 class Walk {
  public:
@@ -604,6 +623,38 @@ class Walk {
     }
     return scalar();
   }
+  // Any value that nobody reads: like simdjson, this only looks for where it ends. Reads up to 64 bytes behind the
+  // text.
+  std::string_view pass() {
+    space();
+    if (at_ >= end_ || (*at_ != '{' && *at_ != '[')) return scalar();
+    char const* const begin = at_;
+    std::uint64_t depth = 0, inside_before = 0;
+    for (; at_ < end_; at_ += 64) {
+      if (equal_bytes(at_, '\\', 0) != 0) return at_ = begin, skip();
+      std::uint64_t inside = equal_bytes(at_, '"', 0);  // of strings: set from a quote up to before the next
+      for (unsigned shift = 1; shift < 64; shift *= 2) inside ^= inside << shift;
+      inside ^= inside_before;
+      inside_before = std::uint64_t{0} - (inside >> 63);
+      std::uint64_t const opening = equal_bytes(at_, '{', 0x20) & ~inside;  // [ and { differ in this bit
+      std::uint64_t const closing = equal_bytes(at_, '}', 0x20) & ~inside;
+      auto const closed = static_cast<std::uint64_t>(std::popcount(closing));
+      if (depth > closed) {
+        depth += static_cast<std::uint64_t>(std::popcount(opening)) - closed;
+        continue;
+      }
+      for (std::uint64_t both = opening | closing; both != 0; both &= both - 1) {
+        bool const opens = (opening & both & (0 - both)) != 0;
+        if (opens) {
+          ++depth;
+        } else if (--depth == 0) {
+          at_ += std::countr_zero(both) + 1;
+          return at_ <= end_ ? since(begin) : std::string_view{};
+        }
+      }
+    }
+    return {};
+  }
   [[nodiscard]] char peek() {
     space();
     return at_ < end_ ? *at_ : '\0';
@@ -643,8 +694,7 @@ bool select_in(Walk& walk, Node const& node, std::vector<Value>& values, int dep
         std::string_view const name = key.substr(1, key.size() - 2);
         auto const child = std::find_if(node.children.begin(), node.children.end(),
                                         [&](Node const& candidate) { return same_name(name, candidate.step); });
-        good =
-            child == node.children.end() ? !walk.skip(depth + 1).empty() : select_in(walk, *child, values, depth + 1);
+        good = child == node.children.end() ? !walk.pass().empty() : select_in(walk, *child, values, depth + 1);
       } while (good && walk.accept(','));
       good = good && walk.accept('}');
     }
@@ -656,13 +706,12 @@ bool select_in(Walk& walk, Node const& node, std::vector<Value>& values, int dep
         std::string const name = std::to_string(index++);
         auto const child = std::find_if(node.children.begin(), node.children.end(),
                                         [&](Node const& candidate) { return candidate.step == name; });
-        good =
-            child == node.children.end() ? !walk.skip(depth + 1).empty() : select_in(walk, *child, values, depth + 1);
+        good = child == node.children.end() ? !walk.pass().empty() : select_in(walk, *child, values, depth + 1);
       } while (good && walk.accept(','));
       good = good && walk.accept(']');
     }
   } else {
-    good = good && !walk.skip(depth).empty();
+    good = good && !(node.wanted.empty() ? walk.pass() : walk.skip(depth)).empty();
   }
   if (!good) return false;
   for (std::size_t const index : node.wanted) {
