@@ -174,12 +174,6 @@ class Lane {
     Plan plan;
     prune(vanished_);
     prune(suspects_);
-    if (!vanished_.empty()) {
-      plan.kind = Plan::Kind::vanished;
-      std::uint64_t const position = vanished_.map().begin()->first;
-      plan.only.add(position, position);
-      return std::optional(plan);
-    }
     if (suspects_.count() == 1) {
       std::uint64_t const position = suspects_.map().begin()->first;
       if (probe_next_) {
@@ -216,6 +210,12 @@ class Lane {
         plan.only.add(first, first + take - 1);
         wanted -= take;
       }
+      return std::optional(plan);
+    }
+    if (!vanished_.empty()) {
+      plan.kind = Plan::Kind::vanished;
+      std::uint64_t const position = vanished_.map().begin()->first;
+      plan.only.add(position, position);
       return std::optional(plan);
     }
     plan.limit = ramp_;
@@ -322,7 +322,7 @@ class Lane {
     run_.emplace(std::move(*run));
     ledger_.set_run(run_->mark());
     run_began_ = last_line_ = last_fed_ = io_.clock.steady();
-    return ledger_.save();
+    return {};
   }
 
   // ---- a run
@@ -672,6 +672,7 @@ class Lane {
       if (Status status = dead(open.map().begin()->first, "pipeline", reason); !status.ok()) return status;
       if (Status status = write_letters(); !status.ok()) return status;
     } else if (!open.empty()) {
+      if (vanished_.empty()) settled_at_crash_ = settled_at_start_;
       for (auto const& [first, last] : open.map()) vanished_.add(first, last);
     }
     if (ledger_.settled_count() > settled_at_start_) worked();
@@ -714,11 +715,16 @@ class Lane {
         }
         if (Status written = write_letters(); !written.ok()) return written;
         suspects_.clear();
-        count_letter();
+        count_letter(position);
       } else {
+        // Where others work the event is the suspect, and an ordinary exit status will not change by waiting.
         probe_next_ = !others_worked;
-        if (attempts.failures > 2) wait = std::min<Duration>(failing_.next(), attempts.failures > options_.max_deliveries ? Duration(seconds(30)) : Duration(milliseconds(500)));
+        if (!others_worked || status >= 128) wait = std::min<Duration>(failing_.next(), others_worked ? milliseconds(200) : seconds(30));
       }
+    } else if (plan_.kind == Plan::Kind::vanished) {
+      // Alone it is not swallowed but brings the pipeline down (jq's last input decides its status).
+      suspects_ = open;
+      for (auto const& [first, last] : open.map()) vanished_.remove(first, last);
     } else {
       if (suspects_.empty()) settled_at_crash_ = ledger_.settled_count();
       suspects_ = open;
@@ -733,14 +739,13 @@ class Lane {
     return requeue();
   }
 
-  void count_letter() {
-    std::uint64_t const settled = ledger_.settled_count();
-    letters_in_a_row_ = settled - settled_at_letter_ < 10 * kLettersInARow ? letters_in_a_row_ + 1 : 1;
-    settled_at_letter_ = settled;
-    if (letters_in_a_row_ >= kLettersInARow) {
-      end(Exit::temporary, fmt::format("paused: {} events in a row brought the pipeline down; that is a deployment, not data", letters_in_a_row_));
-      note("paused: too many events in a row brought the pipeline down");
-    }
+  // One event behind the other that brings the pipeline down, with none between that it can process.
+  void count_letter(std::uint64_t position) {
+    letters_in_a_row_ = letters_in_a_row_ > 0 && position == last_letter_ + 1 ? letters_in_a_row_ + 1 : 1;
+    last_letter_ = position;
+    if (letters_in_a_row_ < kLettersInARow) return;
+    note(fmt::format("paused: {} events in a row brought the pipeline down; that is a deployment, not data", letters_in_a_row_));
+    end(Exit::temporary, ledger_note_);
   }
 
   Ranges unsettled() const {
@@ -751,10 +756,7 @@ class Lane {
     return open;
   }
 
-  Status requeue() {
-    if (Status status = follow_again(unsettled()); !status.ok()) return status;
-    return ledger_.save();
-  }
+  Status requeue() { return follow_again(unsettled()); }
 
   // What follows `open` in the order of its keys and was delivered already must follow it again: an older version never comes
   // last. Durable before any of `open` is delivered again.
@@ -762,6 +764,7 @@ class Lane {
     if (open.empty() || ledger_.reached() <= open.map().begin()->first + 1) return {};
     std::unordered_set<std::string> keys;
     EventReader::Event event;
+    bool changed = false;
     std::uint64_t const end = std::min(high_, ledger_.reached());
     for (std::uint64_t p = open.map().begin()->first; p < end;) {
       auto got = letter_reader_->read(p, event);
@@ -774,9 +777,10 @@ class Lane {
         if (open.contains(event.position)) keys.emplace(key);
       } else if (keys.contains(std::string(key)) && !ledger_.letters().entries().contains(event.position)) {
         ledger_.unsettle(event.position);
+        changed = true;
       }
     }
-    return ledger_.save();
+    return changed ? ledger_.save() : Status{};
   }
 
   static Duration round_ms(Duration d) { return std::chrono::duration_cast<milliseconds>(d); }
@@ -831,7 +835,7 @@ class Lane {
   bool probe_next_ = false, try_rest_ = false, started_once_ = false;
   std::uint64_t probed_ = 0;
   std::uint64_t ramp_ = 0;  // 0: no limit
-  std::uint64_t settled_at_start_ = 0, settled_at_crash_ = 0, settled_at_letter_ = 0, letters_in_a_row_ = 0;
+  std::uint64_t settled_at_start_ = 0, settled_at_crash_ = 0, last_letter_ = 0, letters_in_a_row_ = 0;
   Backoff temporary_{seconds(1), seconds(60)};
   Backoff failing_{milliseconds(50), seconds(30)};
   Duration not_before_{};

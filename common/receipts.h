@@ -35,7 +35,10 @@ class Ranges {
   void add(std::uint64_t first, std::uint64_t last);
   void remove(std::uint64_t first, std::uint64_t last);
   void remove_below(std::uint64_t position);
-  void clear() { ranges_.clear(); }
+  void clear() {
+    ranges_.clear();
+    count_ = 0;
+  }
   [[nodiscard]] bool contains(std::uint64_t position) const;
   [[nodiscard]] bool empty() const { return ranges_.empty(); }
   [[nodiscard]] std::uint64_t count() const { return count_; }
