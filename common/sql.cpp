@@ -60,6 +60,7 @@ std::vector<std::string> split(std::string_view list) {
 struct Table {
   SqlTable sql;
   bool grows = false;
+  bool ours = false;                                     // made by us, with no constraint but the key
   std::vector<std::size_t> from;                         // of --column: which one columns[i] is
   std::vector<std::size_t> without;                      // those of --column that this table has no column for
   std::unordered_map<std::string, std::size_t> by_name;  // folded
@@ -98,6 +99,9 @@ struct SqlWriter::State {
   std::string mark;
   std::vector<SqlColumn> columns;  // of --column
   std::optional<Selector> selector;
+  std::vector<Path> key_paths;
+  std::optional<Selector> key_selector;
+  std::vector<Value> key_values;
   std::vector<std::string> key;
   std::string version;  // column of newer:
   SqlTable::Conflict conflict = SqlTable::Conflict::update;
@@ -153,6 +157,12 @@ struct SqlWriter::State {
     }
     if (!columns.empty()) selector.emplace(paths);
     key = split(options.key);
+    for (std::string const& column : key) {
+      for (std::size_t i = 0; i < columns.size(); ++i) {
+        if (folded(columns[i].name) == folded(column)) key_paths.push_back(paths[i]);
+      }
+    }
+    if (!key_paths.empty()) key_selector.emplace(key_paths);
     if (options.on_conflict == "ignore") {
       conflict = SqlTable::Conflict::ignore;
     } else if (options.on_conflict.starts_with("newer:") && options.on_conflict.size() > 6) {
@@ -198,6 +208,7 @@ struct SqlWriter::State {
     }
     Table table;
     table.grows = (*found)->grows || options.create;
+    table.ours = (*found)->grows;
     table.sql.whole = (*found)->grows || !columns.empty();
     if (columns.empty()) {
       for (SqlColumn& column : (*found)->columns) table.add(std::move(column));
@@ -254,7 +265,7 @@ struct SqlWriter::State {
   // Makes the table for the record whose values are in `selected` or `fields`.
   Result<Table*> make_table() {
     Table table;
-    table.grows = table.sql.whole = true;
+    table.grows = table.ours = table.sql.whole = true;
     std::vector<std::string> wanted = key;
     if (!columns.empty()) {
       for (std::size_t i = 0; i < columns.size(); ++i) {
@@ -398,6 +409,17 @@ struct SqlWriter::State {
     return engine->write(table.sql, table.values);
   }
 
+  // Only in a table that we have made, which has no constraint but its key.
+  std::string_view sort_key(Record const& record, std::string& scratch) {
+    scratch.clear();
+    if (columns.empty() || key_paths.empty() || !name_template->constant()) return {};
+    auto const table = tables.find(options.table);
+    if (table == tables.end() || !table->second.ours) return {};
+    if (!key_selector->select(record, key_values).ok()) return {};
+    for (Value const& value : key_values) scratch.append(value.raw).append(1, '\x1f');
+    return scratch;
+  }
+
   Status show(Record const& record, std::string& out) {
     if (Status status = read(record); !status.ok()) return status;
     name = options.table;
@@ -444,6 +466,9 @@ Status SqlWriter::begin() {
 }
 
 Status SqlWriter::write(Record const& record) { return state_->write(record); }
+std::string_view SqlWriter::sort_key(Record const& record, std::string& scratch) {
+  return state_->sort_key(record, scratch);
+}
 Status SqlWriter::commit() { return state_->engine->commit(); }
 
 void SqlWriter::rollback() {

@@ -92,6 +92,10 @@ class SqlWriter {
   // One transaction: begin, write each, commit. After any failure but Code::rejected of write(): rollback.
   [[nodiscard]] Status begin();
   [[nodiscard]] Status write(Record const& record);
+  // The text by which the rows of a batch are best sorted, so that neighbours fall on the same page; those of one key
+  // keep their order. Empty where the order of rows may matter to the table (foreign keys, triggers, other unique
+  // columns).
+  [[nodiscard]] std::string_view sort_key(Record const& record, std::string& scratch);
   [[nodiscard]] Status commit();
   void rollback();
   // What write() would do, as one line of JSON.

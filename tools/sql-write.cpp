@@ -1,4 +1,7 @@
 // sql-write: store records as rows of a table.  Manual: man/sql-write.1
+#include <algorithm>
+#include <numeric>
+
 #include "common/metrics.h"
 #include "common/sink_loop.h"
 #include "common/sql.h"
@@ -18,7 +21,9 @@ class SqlSink final : public inflight::Sink {
     if (inflight::Status status = writer_.begin(); !status.ok()) return status;
     std::vector<std::pair<std::size_t, std::string>> rejected;
     inflight::Status status;
-    for (std::size_t i = 0; i < batch.size() && status.ok(); ++i) {
+    sort(batch);
+    for (std::size_t n = 0; n < batch.size() && status.ok(); ++n) {
+      std::size_t const i = order_[n];
       status = writer_.write(batch[i].record);
       if (status.code() != inflight::Code::rejected) continue;
       rejected.emplace_back(i, status.what());
@@ -39,7 +44,27 @@ class SqlSink final : public inflight::Sink {
   }
 
  private:
+  void sort(std::span<inflight::SinkRecord const> batch) {
+    order_.resize(batch.size());
+    std::iota(order_.begin(), order_.end(), std::size_t{0});
+    keys_.clear();
+    ends_.clear();
+    for (inflight::SinkRecord const& record : batch) {
+      std::string_view const key = writer_.sort_key(record.record, scratch_);
+      if (key.empty()) return;
+      ends_.push_back((keys_ += key).size());
+    }
+    auto key = [&](std::size_t i) {
+      std::size_t const begin = i == 0 ? 0 : ends_[i - 1];
+      return std::string_view(keys_).substr(begin, ends_[i] - begin);
+    };
+    std::stable_sort(order_.begin(), order_.end(), [&](std::size_t a, std::size_t b) { return key(a) < key(b); });
+  }
+
   inflight::SqlWriter writer_;
+  std::vector<std::size_t> order_;  // in which the batch is written
+  std::string keys_, scratch_;
+  std::vector<std::size_t> ends_;  // of each record's key in keys_
 };
 
 inflight::Exit run(inflight::Cli& cli, inflight::Io& io) {
