@@ -90,9 +90,14 @@ class Lane {
     letter_reader_ = std::move(*letters);
     if (Status status = take_over(); !status.ok()) return status;
     // What a killed run delivered behind an event that is unsettled now follows it again.
-    Ranges unsettled;
-    for (std::uint64_t p = ledger_.next_unsettled(0); p < high_; p = ledger_.next_unsettled(p + 1)) unsettled.add(p, p);
-    return follow_again(unsettled);
+    return follow_again(unsettled_before(high_));
+  }
+
+  // Events below the cursor were taken back: this run ends, the next one passes over them.
+  void begin_anew() {
+    anew_ = true;
+    high_ = std::max(high_, ledger_.reached());
+    input_open_ = false;
   }
 
   void add_fds(std::vector<pollfd>& fds) const {
@@ -285,6 +290,10 @@ class Lane {
 
   Status start() {
     scan_ = ledger_.cursor();
+    if (anew_) {
+      anew_ = false;
+      if (Status status = follow_again(unsettled_before(high_)); !status.ok()) return status;
+    }
     auto planned = plan();
     if (!planned) return planned.status();
     if (!*planned) return {};
@@ -510,7 +519,7 @@ class Lane {
       return Status::defect(fmt::format("event {} is gone from the source before it was settled", position));
     }
     letters_bytes_ += event.line.size();
-    letters_.push_back({position, 1, io_.clock.now(), by, reason, std::string(event.line)});
+    letters_.push_back({position, ledger_.next_attempt(position), io_.clock.now(), by, reason, std::string(event.line)});
     return letters_.size() >= 1000 || letters_bytes_ > (4 << 20) ? write_letters() : Status{};
   }
 
@@ -748,6 +757,12 @@ class Lane {
     end(Exit::temporary, ledger_note_);
   }
 
+  Ranges unsettled_before(std::uint64_t end) const {
+    Ranges open;
+    for (std::uint64_t p = ledger_.next_unsettled(0); p < end; p = ledger_.next_unsettled(p + 1)) open.add(p, p);
+    return open;
+  }
+
   Ranges unsettled() const {
     Ranges open;
     for (auto const& [first, last] : delivered_.map()) {
@@ -775,7 +790,7 @@ class Lane {
       if (key.empty()) continue;
       if (!ledger_.settled(event.position)) {
         if (open.contains(event.position)) keys.emplace(key);
-      } else if (keys.contains(std::string(key)) && !ledger_.letters().entries().contains(event.position)) {
+      } else if (keys.contains(std::string(key)) && !ledger_.has_open_letter(event.position)) {
         ledger_.unsettle(event.position);
         changed = true;
       }
@@ -832,7 +847,7 @@ class Lane {
 
   // between runs
   Ranges suspects_, vanished_;
-  bool probe_next_ = false, try_rest_ = false, started_once_ = false;
+  bool probe_next_ = false, try_rest_ = false, anew_ = false, started_once_ = false;
   std::uint64_t probed_ = 0;
   std::uint64_t ramp_ = 0;  // 0: no limit
   std::uint64_t settled_at_start_ = 0, settled_at_crash_ = 0, last_letter_ = 0, letters_in_a_row_ = 0;
@@ -882,6 +897,9 @@ class Delivery {
       if (now - ticked > seconds(1)) {
         ticked = now;
         if (Status status = source_.tick(); !status.ok()) return fail(status);
+        if (ledger_.take_reopened()) {
+          for (auto& lane : lanes_) lane->begin_anew();
+        }
       }
       if (!running && (verdict || stop)) break;
       if (exhausted && (options_.until_empty || lanes_[0]->source_ended())) break;

@@ -40,11 +40,20 @@ std::uint64_t count_lost(SubscriberFiles const& files) {
 
 class JournalEvents final : public EventReader {
  public:
-  JournalEvents(SubscriberFiles const& files, bool optional, std::uint64_t end, Clock& clock, Disk& disk)
-      : files_(files), optional_(optional), end_(end), clock_(clock), disk_(disk) {}
+  JournalEvents(SubscriberFiles const& files, Ledger const& ledger, bool optional, std::uint64_t end, Clock& clock, Disk& disk)
+      : files_(files), ledger_(ledger), optional_(optional), end_(end), clock_(clock), disk_(disk) {}
 
   Result<Got> read(std::uint64_t position, Event& event) override {
     if (position >= end_) return Got::end;
+    // An event that is being replayed may be gone from the journal: its letter holds it.
+    auto const letter = ledger_.letters().entries().find(position);
+    if (letter != ledger_.letters().entries().end()) {
+      auto read = ledger_.letters().read(letter->second);
+      if (!read) return read.status();
+      letter_ = *read;
+      event = {position, letter_.event, letter_.time};
+      return Got::event;
+    }
     if (!reader_ || reader_->position() != position) {
       if (Status status = move_to(position); !status.ok()) return status;
     }
@@ -68,7 +77,7 @@ class JournalEvents final : public EventReader {
     if (status.code() != Code::usage) return status;
     auto span = journal_span(files_.exchange());
     if (!span || position >= span->first) return status;
-    if (!optional_) return status;
+    if (!optional_) return status.at(fmt::format("subscriber {}", files_.name()));
     // Parked: the exchange needed the room. The hole is recorded, to be filled from the archive.
     say_warning(fmt::format("{}: events {} to {} were removed while {} was parked", files_.exchange(), position, span->first - 1,
                             files_.name()));
@@ -81,6 +90,8 @@ class JournalEvents final : public EventReader {
   }
 
   SubscriberFiles files_;
+  Ledger const& ledger_;
+  DeadLetter letter_;
   bool optional_;
   std::uint64_t end_;
   Clock& clock_;
@@ -204,7 +215,7 @@ Status remove_subscriber(Disk& disk, SubscriberFiles const& files) {
   auto lock = files.take();
   if (!lock) return lock.status();
   // The state first: without it there is no subscriber, whatever else a crash leaves.
-  for (std::string const& path : {files.state(), files.letters(), files.holes(), files.settings(), files.run_lock(), files.lock()}) {
+  for (std::string const& path : {files.state(), files.letters(), files.replays(), files.holes(), files.settings(), files.run_lock(), files.lock()}) {
     if (Status status = disk.remove(path); !status.ok()) return status;
   }
   auto rest = list_folder(files.folder());
@@ -260,26 +271,52 @@ Result<std::string> exchange_identity(std::string const& exchange) {
   return "journal-" + info->id;
 }
 
-Result<std::unique_ptr<JournalSource>> JournalSource::open(Io& io, SubscriberFiles const& files, std::uint64_t limit) {
+Status request_replays(Disk& disk, SubscriberFiles const& files, std::map<std::uint64_t, DeadLetters::Entry> const& letters) {
+  std::string lines;
+  for (auto const& [position, entry] : letters) {
+    lines += fmt::format("{{\"replay\":{},\"attempt\":{}}}\n", position, entry.attempt);
+  }
+  auto fd = disk.open(files.replays(), O_WRONLY | O_CREAT | O_APPEND);
+  if (!fd) return fd.status();
+  if (Status status = write_all(fd->get(), lines, files.replays()); !status.ok()) return status;
+  if (Status status = disk.sync(fd->get(), files.replays()); !status.ok()) return status;
+  return disk.sync_folder(files.folder());
+}
+
+// A request counts for the attempt that it names: one that was served, before a crash or after, is passed over.
+Status JournalSource::merge_replays() {
+  if (!exists(files_.replays())) return {};
+  auto text = read_file(files_.replays());
+  if (!text) return text.status();
+  for (std::size_t end = 0; (end = text->find('\n', merged_)) != std::string::npos; merged_ = end + 1) {
+    ordered_json const request = ordered_json::parse(text->substr(merged_, end - merged_), nullptr, false);
+    if (!request.is_object()) continue;
+    std::uint64_t const position = request.value("replay", UINT64_MAX);
+    auto const known = ledger_.letters().entries().find(position);
+    if (known == ledger_.letters().entries().end() || known->second.attempt != request.value("attempt", std::uint64_t{0})) continue;
+    ledger_.reopen(position);
+  }
+  return {};
+}
+
+Result<std::unique_ptr<JournalSource>> JournalSource::open(Io& io, SubscriberFiles const& files, Ledger& ledger, std::uint64_t limit) {
   auto identity = exchange_identity(files.exchange());
   if (!identity) return identity.status();
   if (Status status = journal_recover(io.disk, files.exchange()); !status.ok()) return status;
   auto watch = journal_watch(files.exchange());
   if (!watch) return watch.status();
-  std::unique_ptr<JournalSource> source(new JournalSource(io, files));
+  std::unique_ptr<JournalSource> source(new JournalSource(io, files, ledger));
   source->identity_ = *identity;
   source->watch_ = std::move(*watch);
   source->optional_ = read_settings(files).optional;
-  if (limit > 0) {
-    auto view = view_ledger(files.state());
-    if (!view) return view.status();
-    source->end_ = view->cursor + limit;
-  }
+  if (limit > 0) source->end_ = ledger.cursor() + limit;
+  if (Status status = source->merge_replays(); !status.ok()) return status;
+  (void)ledger.take_reopened();
   return source;
 }
 
 Result<std::unique_ptr<EventReader>> JournalSource::reader() {
-  return std::unique_ptr<EventReader>(std::make_unique<JournalEvents>(files_, optional_, end_, io_.clock, io_.disk));
+  return std::unique_ptr<EventReader>(std::make_unique<JournalEvents>(files_, ledger_, optional_, end_, io_.clock, io_.disk));
 }
 
 void JournalSource::clear_wait() {
@@ -289,6 +326,7 @@ void JournalSource::clear_wait() {
 }
 
 Status JournalSource::tick() {
+  if (Status status = merge_replays(); !status.ok()) return status;
   Duration const now = io_.clock.steady();
   if (maintained_ != Duration{} && now - maintained_ < std::chrono::minutes(1)) return {};
   maintained_ = now;

@@ -4,6 +4,7 @@
 // subscriber is a folder in the journal: subscribers/NAME/ with its state, locks and dead letters.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -40,6 +41,7 @@ class SubscriberFiles {
   [[nodiscard]] std::string lock() const { return folder_ + "/lock"; }
   [[nodiscard]] std::string run_lock() const { return folder_ + "/run.lock"; }
   [[nodiscard]] std::string letters() const { return folder_ + "/dead.ndjson"; }
+  [[nodiscard]] std::string replays() const { return folder_ + "/replay.ndjson"; }
   [[nodiscard]] std::string holes() const { return folder_ + "/holes.ndjson"; }
   [[nodiscard]] bool exists() const;
   [[nodiscard]] std::string const& exchange() const { return exchange_; }
@@ -64,13 +66,20 @@ class SubscriberFiles {
 // lags from 80 % on.
 [[nodiscard]] Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange);
 
+// Asks for letters to be replayed by whoever runs for the subscriber, now or next: a side log, durable.
+[[nodiscard]] Status request_replays(Disk& disk, SubscriberFiles const& files,
+                                     std::map<std::uint64_t, DeadLetters::Entry> const& letters);
+
 // What positions belong to: the same for every reader, and when a line is started again.
 [[nodiscard]] Result<std::string> exchange_identity(std::string const& exchange);
 
 // The events of a journal for delivery.
 class JournalSource final : public EventSource {
  public:
-  static Result<std::unique_ptr<JournalSource>> open(Io& io, SubscriberFiles const& files, std::uint64_t limit);
+  // `limit`: at most so many new events. Replays that were asked for are merged into the ledger, now and as they come.
+  static Result<std::unique_ptr<JournalSource>> open(Io& io, SubscriberFiles const& files, Ledger& ledger, std::uint64_t limit);
+  // No event from this position on.
+  void end_at(std::uint64_t position) { end_ = position; }
   [[nodiscard]] std::string identity() const override { return identity_; }
   [[nodiscard]] Result<std::unique_ptr<EventReader>> reader() override;
   [[nodiscard]] int wait_fd() override { return watch_.get(); }
@@ -78,9 +87,12 @@ class JournalSource final : public EventSource {
   [[nodiscard]] Status tick() override;
 
  private:
-  JournalSource(Io& io, SubscriberFiles files) : io_(io), files_(std::move(files)) {}
+  JournalSource(Io& io, SubscriberFiles files, Ledger& ledger) : io_(io), files_(std::move(files)), ledger_(ledger) {}
+  Status merge_replays();
   Io& io_;
   SubscriberFiles files_;
+  Ledger& ledger_;
+  std::uint64_t merged_ = 0;  // bytes of the side log
   std::string identity_;
   Fd watch_;
   std::uint64_t end_ = UINT64_MAX;  // --limit: no event from here on

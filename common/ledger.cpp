@@ -97,6 +97,9 @@ void Ledger::settle(std::uint64_t first, std::uint64_t last) {
   count_ += settled_.count() - before;
   cursor_ = settled_.next_missing(cursor_);
   settled_.remove_below(cursor_);
+  for (auto it = reopened_.lower_bound(first); it != reopened_.end() && *it <= last; it = reopened_.erase(it)) {
+    to_close_.push_back(*it);
+  }
   if (!attempts_.empty()) std::erase_if(attempts_, [&](auto const& entry) { return settled(entry.first); });
   changed_ = true;
 }
@@ -106,8 +109,33 @@ void Ledger::unsettle(std::uint64_t position) {
   changed_ = true;
 }
 
+bool Ledger::reopen(std::uint64_t position) {
+  auto const known = letters_->entries().find(position);
+  if (known == letters_->entries().end() || !known->second.open || reopened_.contains(position)) return false;
+  if (position < cursor_) {
+    if (position + 1 < cursor_) settled_.add(position + 1, cursor_ - 1);
+    cursor_ = position;
+  } else {
+    settled_.remove(position, position);
+  }
+  reopened_.insert(position);
+  reopened_now_ = changed_ = true;
+  return true;
+}
+
+bool Ledger::has_open_letter(std::uint64_t position) const {
+  auto const known = letters_->entries().find(position);
+  return known != letters_->entries().end() && known->second.open;
+}
+
+std::uint64_t Ledger::next_attempt(std::uint64_t position) const {
+  auto const known = letters_->entries().find(position);
+  return known != letters_->entries().end() && reopened_.contains(position) ? known->second.attempt + 1 : 1;
+}
+
 Status Ledger::dead(std::span<DeadLetter const> letters) {
   if (Status status = letters_->append(letters); !status.ok()) return status;
+  for (DeadLetter const& letter : letters) reopened_.erase(letter.position);  // it stays open, with one more attempt
   for (DeadLetter const& letter : letters) settle(letter.position, letter.position);
   return {};
 }
@@ -119,6 +147,9 @@ void Ledger::set_note(std::string note) {
 }
 
 Status Ledger::save() {
+  for (; !to_close_.empty(); to_close_.pop_back()) {
+    if (Status status = letters_->close(to_close_.back()); !status.ok()) return status;
+  }
   if (!changed_ || path_.empty()) return {};
   ordered_json state = {{"version", 1},
                         {"source", source_},

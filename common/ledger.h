@@ -9,7 +9,10 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "common/dead_letter.h"
 #include "common/fd_io.h"
@@ -49,9 +52,18 @@ class Ledger {
   // It must be delivered again, behind an older event of its key. Save before that event is.
   void unsettle(std::uint64_t position);
 
+  // Takes the event of an open letter back among the unsettled, to be delivered again: the cursor goes back to it where it has
+  // passed. The letter is closed when the event is settled otherwise than by a new one. False: no such open letter.
+  bool reopen(std::uint64_t position);
+  // True once after reopen().
+  [[nodiscard]] bool take_reopened() { return std::exchange(reopened_now_, false); }
+  // The attempt that a letter of this event would be now.
+  [[nodiscard]] std::uint64_t next_attempt(std::uint64_t position) const;
+
   // Writes letters of events, then settles them. Each stands once, whatever is said of it how often.
   [[nodiscard]] Status dead(std::span<DeadLetter const> letters);
   [[nodiscard]] DeadLetters const& letters() const { return *letters_; }
+  [[nodiscard]] bool has_open_letter(std::uint64_t position) const;
 
   // How often an event brought the pipeline down alone, and how many events had been settled when it first did.
   struct Attempts {
@@ -82,6 +94,9 @@ class Ledger {
   std::uint64_t cursor_ = 0;
   Ranges settled_;
   std::uint64_t count_ = 0;
+  std::set<std::uint64_t> reopened_;  // letters that are being replayed
+  std::vector<std::uint64_t> to_close_;
+  bool reopened_now_ = false;
   std::map<std::uint64_t, Attempts> attempts_;
   GroupMark run_;
   bool was_clean_ = true, clean_ = true, changed_ = true, complete_ = false;

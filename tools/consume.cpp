@@ -121,10 +121,10 @@ Exit consume(Io& io, Options& options) {
   if (options.registering) return Exit::ok;
   auto lock = files.take();
   if (!lock) return failed(lock.status());
-  auto source = JournalSource::open(io, files, options.limit);
-  if (!source) return failed(source.status());
   auto ledger = open_ledger(io.disk, io.clock, files);
   if (!ledger) return failed(ledger.status());
+  auto source = JournalSource::open(io, files, **ledger, options.limit);
+  if (!source) return failed(source.status());
   options.delivery.run_lock = files.run_lock();
   if (options.delivery.pipeline.empty()) return print(io, **source, **ledger, options);
   return deliver(io, **source, **ledger, options.delivery);
