@@ -17,7 +17,7 @@ demo:
 	@$(SETUP) build run
 	@$(CONFIGURE)
 	@$(COMPILE) --target tools bsu-sim
-	@scripts/demo
+	@scripts/demo build/release/bin
 
 test:
 	@$(SETUP) build run
