@@ -176,15 +176,11 @@ Status Tail::seal_before(std::uint64_t first, std::uint64_t successor) {
 Status Tail::make_room(std::uint64_t segment_bytes) {
   if (segment_ && !segment_->mark.sealed && (segment_->mark.count == 0 || segment_->mark.length < segment_bytes))
     return {};
-  if (!segment_) return begin(0);
+  if (!segment_) return begin(0, false);
   Mark const mark = segment_->mark;
-  if (!mark.sealed) {
-    // The last mark must not be behind the new segment's name after a power failure.
-    if (Status status = disk_.sync(segment_->index.fd(), segment_->index.path()); !status.ok()) return status;
-  }
   Segment const old = std::move(*segment_);
   segment_.reset();
-  if (Status status = begin(mark.end); !status.ok()) return status;
+  if (Status status = begin(mark.end, mark.end == old.index.first()); !status.ok()) return status;
   if (mark.sealed) return {};
   Mark sealed = mark;
   ++sealed.sequence;
@@ -194,12 +190,13 @@ Status Tail::make_room(std::uint64_t segment_bytes) {
   return status;
 }
 
-Status Tail::begin(std::uint64_t first) {
+Status Tail::begin(std::uint64_t first, bool replaces) {
   std::string const path = data_path(folder_, first);
   std::string const index_name = index_path(folder_, first);
-  // Only a segment that was sealed without any event has this name already.
-  if (exists(index_name)) {
+  if (replaces) {
     if (Status status = disk_.remove(path); !status.ok()) return status;
+  } else if (exists(index_name)) {
+    return Status::defect(index_name + ": exists already");
   }
   auto fd = disk_.open(path, O_RDWR | O_CREAT);
   if (!fd) return fd.status();

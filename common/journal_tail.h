@@ -39,7 +39,8 @@ class Tail {
   [[nodiscard]] Result<bool> unchanged() const;
   [[nodiscard]] Status open_last();
   [[nodiscard]] Status recover(Segment& segment);
-  [[nodiscard]] Status begin(std::uint64_t first);
+  // `replaces`: a segment that was sealed without any event has this name.
+  [[nodiscard]] Status begin(std::uint64_t first, bool replaces);
   [[nodiscard]] Status seal_before(std::uint64_t first, std::uint64_t successor);
   // Whether the record's data are as its checksum says; if so, writes both again.
   [[nodiscard]] Result<bool> renew(Segment& segment, std::uint64_t number, IndexRecord const& record);

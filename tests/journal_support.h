@@ -180,6 +180,7 @@ inline Result<JournalWriter::Appended> append_numbered(JournalWriter& writer, st
 
 struct Reading {
   std::map<std::uint64_t, std::string> events;
+  std::set<std::int64_t> times;  // of commitment
   std::vector<JournalReader::Damage> damages;
   std::string stuck;  // damage that cannot be skipped
   std::uint64_t end = 0;
@@ -206,6 +207,7 @@ inline Reading read_everything(std::string const& folder, std::uint64_t from = 0
     if (event) {
       REQUIRE((*event)->position == reading.end);
       reading.events[(*event)->position] = std::string((*event)->line);
+      reading.times.insert((*event)->committed.ns);
       ++reading.end;
       continue;
     }

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 
 #include "common/journal_doubles.h"
+#include "common/journal_index.h"
 #include "tests/journal_support.h"
 
 using namespace inflight;
@@ -23,8 +24,9 @@ JournalWriter open_writer(Disk& disk, std::string const& folder, Clock& clock = 
 // Four batches of 1, 2, 3 and 4 lines.
 void fill(std::string const& folder, std::uint64_t segment_bytes) {
   QuickDisk disk;
+  HandClock clock;
   make_journal(folder, segment_bytes);
-  auto writer = open_writer(disk, folder);
+  auto writer = open_writer(disk, folder, clock);
   std::uint64_t n = 0;
   for (std::uint64_t count = 1; count <= 4; ++count) {
     auto const appended = append_numbered(writer, n, count);
@@ -348,6 +350,7 @@ TEST_CASE("journal: one flipped bit at any byte is told or harmless") {
       Status const recovered = journal_recover(disk, folder);
       Reading const reading = read_everything(folder);
       check_truth(reading);
+      if (!reading.events.empty()) REQUIRE(reading.times == std::set<std::int64_t>{HandClock().time.ns});
       if (!recovered.ok()) {
         // Only an unreadable header of the last segment stops the writer.
         REQUIRE(recovered.code() == Code::defect);
@@ -455,8 +458,13 @@ TEST_CASE("journal: a failed fsync seals the segment and ends the writer; the ne
     FaultyDisk disk(FaultyDisk::Fault::sync_once, at, at);
     auto writer = open_writer(disk, folder);
     std::uint64_t const end = journal_span(folder)->end;
+    std::string const segment = folder + fmt::format("/{:020}", at == 1 ? 0 : 10);
+    std::string const data = slurp(segment + ".ndjson");
+    std::size_t const index = slurp(segment + ".index").size();
     auto const failed = append_numbered(writer, end, 3);
     REQUIRE(disk.struck());
+    CHECK(slurp(segment + ".ndjson") == data);
+    CHECK(slurp(segment + ".index").size() == index);
     REQUIRE(failed.status().code() == Code::defect);
     CHECK(append_numbered(writer, end, 3).status().code() == Code::defect);
     CHECK(journal_span(folder)->end == end);
@@ -469,6 +477,36 @@ TEST_CASE("journal: a failed fsync seals the segment and ends the writer; the ne
   check_truth(reading);
   CHECK(reading.events.size() == 16);
   CHECK(reading.damages.empty());
+}
+
+TEST_CASE(
+    "journal: a segment that was not sealed when its successor was begun is left by readers, and sealed by the next "
+    "writer") {
+  TempFolder temp;
+  std::string const folder = temp / "j";
+  fill(folder, 1 << 20);
+  std::string const before = slurp(folder + kFirstIndex);
+  REQUIRE(journal_set(real_disk(), folder, small_segments(10)).ok());
+  auto reader = JournalReader::open(folder, 10);
+  REQUIRE(reader);
+  CHECK(!*reader->next());
+  QuickDisk disk;
+  auto writer = open_writer(disk, folder);
+  REQUIRE(append_numbered(writer, 10, 1));
+  {
+    Fd const fd(::open((folder + kFirstIndex).c_str(), O_WRONLY));
+    REQUIRE(Disk().write_at(fd.get(), before, 0, "index").ok());
+  }
+  auto const event = reader->next();
+  REQUIRE(event);
+  REQUIRE(*event);
+  CHECK((*event)->line == numbered(10));
+  auto const id = journal::parse_uuid(journal_info(folder)->id);
+  auto const index = journal::Index::open(disk, folder, 0, *id, O_RDONLY);
+  REQUIRE(index);
+  CHECK(!index->mark()->sealed);
+  REQUIRE(journal_recover(disk, folder).ok());
+  CHECK(index->mark()->sealed);
 }
 
 TEST_CASE("journal: an empty segment that was sealed by a failed fsync is replaced, and a reader in it goes on") {
