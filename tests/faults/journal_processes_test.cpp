@@ -134,7 +134,7 @@ TEST_CASE(
   char const* const text = std::getenv("FAULT_ROUNDS");
   std::uint64_t const kills = text != nullptr ? 10 * std::strtoull(text, nullptr, 10) : 15;
   std::mt19937_64 random(4711);
-  TempFolder temp;
+  TempFolder temp(std::filesystem::temp_directory_path());
   std::string const folder = temp / "j";
   REQUIRE(journal_create(real_disk(), folder));
   REQUIRE(journal_set(real_disk(), folder, small_segments(600'000)).ok());
