@@ -1,0 +1,366 @@
+"""s3-archive from outside: as a person uses it, and as a sink below a source that is told by receipts and kills it."""
+import collections
+import json
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from harness import run, tool, wait_for  # noqa: E402
+
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "50"))
+S3 = tool("s3-archive")
+
+
+def event(n, seconds, subject="a", **data):
+    at = f"2018-07-01T{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}Z"
+    return json.dumps({"specversion": "1.0", "id": str(n), "source": "/t", "type": "t", "subject": subject,
+                       "recordedtime": at, "data": {"n": n, **data}}, separators=(",", ":"))
+
+
+def objects(archive):
+    """What is visible, as anybody lists it: path -> lines, decoded by zstd(1)."""
+    found = {}
+    for path in sorted(pathlib.Path(archive).glob("date=*/hour=*/*")):
+        if path.name.startswith("."):
+            continue
+        done = run(["zstd", "-dcq", str(path)])
+        assert done.exit == 0, f"{path}: {done.stderr}"
+        found[path.relative_to(archive).as_posix()] = done.stdout.splitlines()
+    return found
+
+
+def lines(archive):
+    """Every line of every object that is visible, counted; each object must be whole."""
+    paths = [str(p) for p in pathlib.Path(archive).glob("date=*/hour=*/*") if not p.name.startswith(".")]
+    if not paths:
+        return collections.Counter()
+    done = run(["zstd", "-dcq", *paths])
+    assert done.exit == 0, done.stderr
+    return collections.Counter(done.stdout.splitlines())
+
+
+class Source:
+    """Runs s3-archive put as a source runs its pipeline: a receipts channel, positions, redelivery of what is not settled."""
+
+    def __init__(self, archive, events, name="0b7e/backfill"):
+        self.archive, self.events, self.name = archive, events, name
+        self.settled, self.held, self.statuses = set(), set(), []
+        self.runs = 0
+
+    def run(self, rng, options=(), kill=False, everything=False, preexec=None):
+        """Delivers what is not settled. Returns the exit status. With `kill`, SIGKILL at a random moment."""
+        self.runs += 1
+        token = f"k{self.runs}"
+        reading, writing = os.pipe()
+        info = os.fstat(writing)
+        env = dict(os.environ, RECEIPTS_FD=f"{writing}:{info.st_dev}:{info.st_ino}:{token}", RECEIPTS_SOURCE=self.name)
+        process = subprocess.Popen([S3, "put", self.archive, *options], stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   pass_fds=[writing], env=env, preexec_fn=preexec)
+        os.close(writing)
+        told = []
+
+        def listen():
+            with os.fdopen(reading) as channel:
+                told.extend(channel)
+
+        reader = threading.Thread(target=listen)
+        reader.start()
+        todo = [(p, line) for p, line in self.events.items() if everything or p not in self.settled]
+        until = rng.randrange(len(todo) + 1) if kill else len(todo)
+        try:
+            sent = 0
+            while sent < until:
+                count = min(rng.randrange(1, 200), until - sent)
+                process.stdin.write(b"".join(self.delivered(token, p, line) for p, line in todo[sent:sent + count]))
+                process.stdin.flush()
+                sent += count
+                if kill and rng.random() < 0.2:
+                    time.sleep(rng.random() * 0.005)
+            if kill:
+                if rng.random() < 0.3:
+                    process.stdin.close()
+                time.sleep(rng.random() * 0.03)
+                process.kill()
+            if not process.stdin.closed:
+                process.stdin.close()
+        except BrokenPipeError:
+            pass
+        self.stderr = process.stderr.read().decode()
+        process.stderr.close()
+        status = process.wait(60)
+        reader.join(60)
+        for text in told:
+            self.hear(json.loads(text), token, status)
+        return status
+
+    @staticmethod
+    def delivered(token, position, line):
+        mark = f'"delivery":"{token}:{position}"'
+        if position % 3 == 0:  # as another filter may leave it
+            return f"{line[:-1]},{mark}}}\n".encode()
+        return f"{{{mark},{line[1:]}\n".encode()
+
+    def hear(self, receipt, token, status):
+        if "delivery" not in receipt:
+            return
+        of, positions = receipt["delivery"].split(":")
+        assert of == token, receipt
+        self.statuses.append(receipt["status"])
+        for item in positions.split(","):
+            first, _, last = item.partition("-")
+            span = range(int(first), int(last or first) + 1)
+            if receipt["status"] == "held":
+                self.held.update(span)
+            elif receipt["status"] == "stored" or (receipt["status"] == "last" and status == 0):
+                self.settled.update(span)
+            else:
+                raise AssertionError(receipt)
+
+
+class Folder(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="inflight-test-")
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.archive = self.folder + "/archive"
+
+    def put(self, text, *options, exit=0):
+        done = run([S3, "put", self.archive, *options], stdin=text)
+        self.assertEqual(done.exit, exit, done.stderr)
+        self.assertEqual(done.stdout, "")
+        return done.stderr
+
+
+class PlainPipe(Folder):
+    def test_what_was_put_comes_back_byte_for_byte_in_order_of_time(self):
+        rng = random.Random(1)
+        some = [event(n, rng.randrange(86400), text="ä\\u0001 " * (n % 3)) for n in range(3000)]
+        self.assertEqual(self.put("\n".join(some)), "")  # the last line without newline
+        self.assertEqual(lines(self.archive), collections.Counter(some))
+        done = run([S3, "get", self.archive])
+        self.assertEqual((done.exit, done.stderr), (0, ""))
+        self.assertEqual(done.stdout.splitlines(), sorted(some, key=lambda line: (json.loads(line)["recordedtime"], self.place(line))))
+        for path, content in objects(self.archive).items():
+            hour = path.split("/")[1].removeprefix("hour=")
+            self.assertTrue(all(json.loads(line)["recordedtime"][11:13] == hour for line in content), path)
+
+    def place(self, line):
+        if not hasattr(self, "places"):
+            self.places = {text: (path, i) for path, content in objects(self.archive).items() for i, text in enumerate(content)}
+        return self.places[line]
+
+    def test_the_same_input_put_again_makes_the_same_objects(self):
+        text = "".join(event(n, n * 3) + "\n" for n in range(5000))
+        self.put(text, "--max-records", "700")
+        before = {path: (pathlib.Path(self.archive) / path).read_bytes() for path in objects(self.archive)}
+        self.put(text, "--max-records", "700")
+        self.assertEqual({path: (pathlib.Path(self.archive) / path).read_bytes() for path in objects(self.archive)}, before)
+        self.assertGreater(len(before), 7)
+
+    def test_equal_bare_records_are_all_kept(self):
+        self.put('{"time":"2018-07-01T00:00:00Z"}\n' * 1000, "--max-records", "100")
+        self.assertEqual(len(objects(self.archive)), 10)
+        self.assertEqual(len(run([S3, "get", self.archive]).stdout.splitlines()), 1000)
+
+    def test_get_leaves_out_an_event_that_two_runs_have_put(self):
+        text = "".join(event(n, n) + "\n" for n in range(1000))
+        self.put(text, "--max-records", "300")
+        self.put(text, "--max-records", "400")
+        self.assertEqual(sum(lines(self.archive).values()), 2000)
+        self.assertEqual(run([S3, "get", self.archive]).stdout, text)
+
+    def test_get_by_time_subject_and_limit(self):
+        some = [event(n, n * 10, "bsu-%d" % (n % 4)) for n in range(2000)]
+        self.put("\n".join(some) + "\n", "--max-records", "333")
+        done = run([S3, "get", self.archive, "--from", "2018-07-01T00:30:00Z", "--to", "2018-07-01T02:15:00Z", "--subject", "bsu-1",
+                    "--subject", "bsu-3"])
+        expected = [line for n, line in enumerate(some) if 180 <= n < 810 and n % 4 in (1, 3)]
+        self.assertEqual((done.exit, done.stdout.splitlines()), (0, expected))
+        self.assertEqual(run([S3, "get", self.archive, "--limit", "7"]).stdout.splitlines(), some[:7])
+        self.assertEqual(run([S3, "get", self.archive, "--from", "2019-01-01"]).stdout, "")
+
+    def test_ls_counts_what_is_there(self):
+        self.put("".join(event(n, n * 60) + "\n" for n in range(100)))
+        done = run([S3, "ls", self.archive, "--json"])
+        listed = [json.loads(line) for line in done.stdout.splitlines()]
+        content = objects(self.archive)
+        self.assertEqual([(o["key"], o["records"]) for o in listed], [(k, len(v)) for k, v in content.items()])
+        self.assertEqual([o["bytes"] for o in listed], [os.path.getsize(self.archive + "/" + k) for k in content])
+        self.assertEqual((listed[0]["first"], listed[0]["last"]), ("2018-07-01T00:00:00Z", "2018-07-01T00:59:00Z"))
+        self.assertIn("100", run([S3, "ls", self.archive]).stdout.splitlines()[-1])
+        self.assertEqual(len(run([S3, "ls", self.archive, "--from", "2018-07-01T01:00:00Z"]).stdout.splitlines()), 2)
+
+    def test_a_flipped_byte_is_found_by_verify_and_by_get(self):
+        self.put("".join(event(n, n * 60) + "\n" for n in range(100)))
+        self.assertEqual(run([S3, "verify", self.archive]), (0, "", ""))
+        first = sorted(objects(self.archive))[0]
+        path = pathlib.Path(self.archive) / first
+        whole = path.read_bytes()
+        for at in random.Random(2).sample(range(len(whole)), 40):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1:])
+            done = run([S3, "verify", self.archive])
+            self.assertEqual((done.exit, len(done.stderr.splitlines())), (1, 1), at)
+            self.assertIn(first, done.stderr)
+            done = run([S3, "get", self.archive])
+            self.assertEqual((done.exit, done.stdout), (70, ""), at)
+            self.assertIn(first, done.stderr)
+        path.write_bytes(whole)
+        (path.parent / "other.ndjson.zst").write_bytes(b"not ours")
+        done = run([S3, "verify", self.archive])
+        self.assertEqual(done.exit, 1)
+        self.assertIn("other.ndjson.zst", done.stderr)
+
+    def test_mistakes_are_told_in_one_line_and_nothing_is_made(self):
+        file = self.folder + "/file"
+        pathlib.Path(file).write_text("")
+        for words, status in [(["put", "s3://bucket/x"], 2), (["get", self.archive], 2), (["ls", self.archive], 2), (["verify", self.archive], 2),
+                              (["put", file], 2), (["fetch", self.archive], 2), (["put", self.archive, "--from", "today"], 2),
+                              (["get", self.archive, "--max-records", "5"], 2), (["ls", self.archive, "--subject", "x"], 2),
+                              (["verify", self.archive, "--json"], 2), (["put", self.archive, "--level", "99"], 2),
+                              (["put", self.archive, "--max-records", "0"], 2), (["put", self.archive, "--max-bytes", "2GiB"], 2)]:
+            done = run([S3, *words], stdin='{"a":1}\n')
+            self.assertEqual((done.exit, done.stdout, len(done.stderr.splitlines())), (status, "", 1), (words, done.stderr))
+            self.assertFalse(os.path.exists(self.archive), words)
+
+    def test_dry_run_shows_and_writes_nothing(self):
+        done = run([S3, "put", self.archive, "--dry-run"], stdin=event(1, 3600) + "\n")
+        self.assertEqual((done.exit, done.stdout), (0, "date=2018-07-01/hour=01/ " + event(1, 3600) + "\n"))
+        self.assertEqual(lines(self.archive), {})
+
+    def test_a_bad_record_is_rejected_and_the_rest_is_stored(self):
+        stderr = self.put(event(1, 1) + "\nnot json\n" + event(2, 2) + "\n", exit=1)
+        self.assertIn("line 2", stderr)
+        self.assertEqual(lines(self.archive), collections.Counter([event(1, 1), event(2, 2)]))
+
+    def test_sigterm_stores_what_was_read(self):
+        process = subprocess.Popen([S3, "put", self.archive, "--linger", "10ms"], stdin=subprocess.PIPE)
+        process.stdin.write((event(1, 1) + "\n").encode())
+        process.stdin.flush()
+        wait_for(lambda: list(pathlib.Path(self.archive).glob(".spool/*/*.open")), what="the record to be taken")
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(30), 143)
+        process.stdin.close()
+        self.assertEqual(lines(self.archive), collections.Counter([event(1, 1)]))
+
+
+class BelowASource(Folder):
+    def test_every_event_is_in_exactly_one_object_whatever_is_killed(self):
+        stored_twice_asked = 0
+        for seed in range(ROUNDS):
+            with self.subTest(seed=seed):
+                rng = random.Random(seed)
+                archive = f"{self.folder}/{seed}"
+                base = rng.randrange(10**6)
+                # Mostly in order around the turn of an hour, some late.
+                events = {base + n: event(n, 3500 + n // 10 if rng.random() < 0.95 else rng.randrange(86400), pad="x" * rng.randrange(300))
+                          for n in range(rng.randrange(200, 2000))}
+                source = Source(archive, events)
+
+                def options():
+                    return ["--max-records", str(rng.choice([30, 100, 400, 40000])), "--max-age", rng.choice(["2ms", "20ms", "60s"]),
+                            "--batch-records", str(rng.choice([1, 7, 100, 5000])), "--linger", rng.choice(["1ms", "10ms"])]
+
+                for _ in range(rng.randrange(1, 6)):
+                    before = len(source.settled)
+                    status = source.run(rng, options(), kill=True)
+                    self.assertIn(status, (-signal.SIGKILL, 0), source.stderr)
+                    self.assertGreaterEqual(len(source.settled), before)
+                    there = lines(archive)  # whatever is visible is whole: zstd reads it
+                    self.assertEqual(run([S3, "verify", archive]), (0, "", "")) if os.path.exists(archive) else None
+                    self.assertEqual([line for line, count in there.items() if count > 1], [])
+                    self.assertEqual([p for p in source.settled if there[events[p]] != 1], [])
+                    # What is in an object though nobody heard of it: the case that the ledger is for.
+                    stored_twice_asked += sum(there[line] for p, line in events.items() if p not in source.settled)
+                self.assertEqual(source.run(rng, options()), 0, source.stderr)
+                self.assertEqual(source.settled, set(events))
+                self.assertEqual(lines(archive), collections.Counter(events.values()))
+                self.assertEqual(run([S3, "verify", archive]), (0, "", ""))
+                self.assertEqual(list(pathlib.Path(archive).glob(".spool/*/*.open")), [])
+                self.assertEqual(sorted(run([S3, "get", archive]).stdout.splitlines()), sorted(events.values()))
+                shutil.rmtree(archive)
+        self.assertGreater(stored_twice_asked, 0)
+
+    def test_what_is_delivered_again_after_all_was_stored_changes_nothing(self):
+        source = Source(self.archive, {n: event(n, n) for n in range(1000)})
+        rng = random.Random(3)
+        self.assertEqual(source.run(rng, ["--max-records", "100"]), 0, source.stderr)
+        before = objects(self.archive)
+        self.assertIn("date=2018-07-01/hour=00/0b7e%2Fbackfill-0-99.ndjson.zst", before)
+        source.settled.clear()
+        self.assertEqual(source.run(rng, ["--max-records", "77"]), 0, source.stderr)
+        self.assertEqual(source.settled, set(source.events))
+        self.assertEqual(objects(self.archive), before)
+
+    def test_what_is_open_is_told_as_held(self):
+        source = Source(self.archive, {n: event(n, n) for n in range(50)})
+        self.assertEqual(source.run(random.Random(4)), 0)
+        self.assertEqual(source.held, set(range(50)))
+        self.assertEqual(source.settled, set(range(50)))
+
+    def test_a_spool_of_its_own_also_on_another_file_system(self):
+        spool = tempfile.mkdtemp(prefix="inflight-test-", dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, spool, ignore_errors=True)
+        source = Source(self.archive, {n: event(n, n * 20) for n in range(1000)})
+        rng = random.Random(5)
+        for _ in range(5):
+            source.run(rng, ["--spool", spool, "--max-records", "50"], kill=True)
+        self.assertEqual(source.run(rng, ["--spool", spool]), 0, source.stderr)
+        self.assertEqual(lines(self.archive), collections.Counter(source.events.values()))
+        self.assertEqual(sorted(os.listdir(spool)), ["ledger", "lock"])
+        self.assertFalse(os.path.exists(self.archive + "/.spool"))
+
+    def test_a_second_run_of_the_same_subscriber_is_refused_naming_the_first(self):
+        spool = self.folder + "/spool"
+        first = subprocess.Popen([S3, "put", self.archive, "--spool", spool], stdin=subprocess.PIPE)
+        wait_for(lambda: os.path.exists(spool + "/ledger"), what="the first to hold its spool")
+        done = run([S3, "put", self.archive, "--spool", spool], stdin=event(1, 1))
+        self.assertEqual(done.exit, 75)
+        self.assertIn(f"({first.pid})", done.stderr)
+        first.stdin.close()
+        self.assertEqual(first.wait(30), 0)
+        self.assertEqual(lines(self.archive), {})
+
+    def test_a_full_disk_is_waited_for_and_nothing_is_lost(self):
+        rng = random.Random(6)
+        events = {n: event(n, n // 10, noise=rng.randbytes(400).hex()) for n in range(6000)}
+        source = Source(self.archive, events)
+        if self.mount():
+            status = source.run(rng, ["--max-records", "500", "--give-up", "1s"])
+            self.assertEqual(status, 75, source.stderr)
+            self.assertIn("No space left", source.stderr)
+            run(["mount", "-o", "remount,size=64m", self.archive])
+        else:  # no right to mount: a limit on the size of any file has the same place in the code, another error
+            status = source.run(rng, [], preexec=self.limit_files)
+            self.assertEqual(status, 70, source.stderr)
+        there = lines(self.archive)
+        self.assertEqual([line for line, count in there.items() if count > 1], [])
+        self.assertEqual([p for p in source.settled if there[events[p]] != 1], [])
+        self.assertLess(len(source.settled), len(events))
+        self.assertEqual(source.run(rng, ["--max-records", "700"]), 0, source.stderr)
+        self.assertEqual(source.settled, set(events))
+        self.assertEqual(lines(self.archive), collections.Counter(events.values()))
+
+    def mount(self):
+        os.mkdir(self.archive)
+        if run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", self.archive]).exit != 0:
+            return False
+        self.addCleanup(run, ["umount", "-l", self.archive])
+        return True
+
+    @staticmethod
+    def limit_files():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+
+if __name__ == "__main__":
+    unittest.main()
