@@ -37,7 +37,7 @@ bench:
 	@$(SETUP) build run
 	@$(CONFIGURE)
 	@$(COMPILE)
-	@tests/bench/run
+	@tests/bench/run build/release
 
 faults:
 	@$(SETUP) build run
