@@ -40,8 +40,9 @@ std::uint64_t count_lost(SubscriberFiles const& files) {
 
 class JournalEvents final : public EventReader {
  public:
-  JournalEvents(SubscriberFiles const& files, Ledger const& ledger, bool optional, std::uint64_t end, Clock& clock, Disk& disk)
-      : files_(files), ledger_(ledger), optional_(optional), end_(end), clock_(clock), disk_(disk) {}
+  JournalEvents(SubscriberFiles const& files, Ledger const& ledger, bool optional, bool skip_damage, std::uint64_t end,
+                Clock& clock, Disk& disk)
+      : files_(files), ledger_(ledger), optional_(optional), skip_damage_(skip_damage), end_(end), clock_(clock), disk_(disk) {}
 
   Result<Got> read(std::uint64_t position, Event& event) override {
     if (position >= end_) return Got::end;
@@ -58,6 +59,12 @@ class JournalEvents final : public EventReader {
       if (Status status = move_to(position); !status.ok()) return status;
     }
     auto got = reader_->next();
+    if (!got && skip_damage_ && got.status().code() == Code::defect) {
+      auto damage = reader_->skip_damage();
+      if (!damage) return damage.status();
+      if (Status recorded = record_hole(damage->first, damage->end, damage->why); !recorded.ok()) return recorded;
+      return read(damage->end, event);
+    }
     if (!got) return got.status();
     if (!*got) return Got::none;
     event = {(*got)->position, (*got)->line, (*got)->committed};
@@ -78,21 +85,29 @@ class JournalEvents final : public EventReader {
     auto span = journal_span(files_.exchange());
     if (!span || position >= span->first) return status;
     if (!optional_) return status.at(fmt::format("subscriber {}", files_.name()));
-    // Parked: the exchange needed the room. The hole is recorded, to be filled from the archive.
-    say_warning(fmt::format("{}: events {} to {} were removed while {} was parked", files_.exchange(), position, span->first - 1,
-                            files_.name()));
-    ordered_json const hole = {{"first", position}, {"end", span->first}, {"recorded", format_rfc3339(clock_.now())}};
+    // Parked: the exchange needed the room.
+    if (Status recorded = record_hole(position, span->first, "removed while parked"); !recorded.ok()) return recorded;
+    return move_to(span->first);
+  }
+
+  // What is lost is recorded, listed, and can be filled from the archive.
+  Status record_hole(std::uint64_t first, std::uint64_t end, std::string const& why) {
+    ordered_json const hole = {{"first", first}, {"end", end}, {"why", why}, {"recorded", format_rfc3339(clock_.now())}};
+    std::string const line = hole.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+    // Each lane, and each start until the cursor is saved behind it, meets the same hole.
+    auto known = read_file(files_.holes());
+    if (known && known->find(fmt::format("{{\"first\":{},\"end\":{},", first, end)) != std::string::npos) return {};
+    say_error(fmt::format("{}: {} loses events {} to {}: {}", files_.exchange(), files_.name(), first, end - 1, why));
     auto fd = disk_.open(files_.holes(), O_WRONLY | O_CREAT | O_APPEND);
     if (!fd) return fd.status();
-    if (Status written = write_all(fd->get(), hole.dump() + "\n", files_.holes()); !written.ok()) return written;
-    if (Status synced = disk_.sync(fd->get(), files_.holes()); !synced.ok()) return synced;
-    return move_to(span->first);
+    if (Status written = write_all(fd->get(), line, files_.holes()); !written.ok()) return written;
+    return disk_.sync(fd->get(), files_.holes());
   }
 
   SubscriberFiles files_;
   Ledger const& ledger_;
   DeadLetter letter_;
-  bool optional_;
+  bool optional_, skip_damage_;
   std::uint64_t end_;
   Clock& clock_;
   Disk& disk_;
@@ -316,7 +331,7 @@ Result<std::unique_ptr<JournalSource>> JournalSource::open(Io& io, SubscriberFil
 }
 
 Result<std::unique_ptr<EventReader>> JournalSource::reader() {
-  return std::unique_ptr<EventReader>(std::make_unique<JournalEvents>(files_, ledger_, optional_, end_, io_.clock, io_.disk));
+  return std::unique_ptr<EventReader>(std::make_unique<JournalEvents>(files_, ledger_, optional_, skip_damage_, end_, io_.clock, io_.disk));
 }
 
 void JournalSource::clear_wait() {

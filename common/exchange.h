@@ -80,6 +80,8 @@ class JournalSource final : public EventSource {
   static Result<std::unique_ptr<JournalSource>> open(Io& io, SubscriberFiles const& files, Ledger& ledger, std::uint64_t limit);
   // No event from this position on.
   void end_at(std::uint64_t position) { end_ = position; }
+  // Passes over damaged batches of the journal: what is lost is recorded. Without it damage ends the reading.
+  void skip_damage() { skip_damage_ = true; }
   [[nodiscard]] std::string identity() const override { return identity_; }
   [[nodiscard]] Result<std::unique_ptr<EventReader>> reader() override;
   [[nodiscard]] int wait_fd() override { return watch_.get(); }
@@ -96,7 +98,7 @@ class JournalSource final : public EventSource {
   std::string identity_;
   Fd watch_;
   std::uint64_t end_ = UINT64_MAX;  // --limit: no event from here on
-  bool optional_ = false;
+  bool optional_ = false, skip_damage_ = false;
   Duration maintained_{};
 };
 

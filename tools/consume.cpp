@@ -17,7 +17,7 @@ struct Options {
   std::string as;
   std::string from = "earliest";
   std::uint64_t limit = 0;
-  bool optional = false, registering = false, remove = false, list = false;
+  bool optional = false, registering = false, remove = false, list = false, skip_damage = false;
   std::string check;
   DeliveryOptions delivery;
 };
@@ -125,6 +125,7 @@ Exit consume(Io& io, Options& options) {
   if (!ledger) return failed(ledger.status());
   auto source = JournalSource::open(io, files, **ledger, options.limit);
   if (!source) return failed(source.status());
+  if (options.skip_damage) (*source)->skip_damage();
   options.delivery.run_lock = files.run_lock();
   if (options.delivery.pipeline.empty()) return print(io, **source, **ledger, options);
   return deliver(io, **source, **ledger, options.delivery);
@@ -145,6 +146,7 @@ Exit run(Cli& cli, Io& io) {
   cli.flag("--remove", options.remove, "end the subscriber: its cursor and dead letters are deleted");
   cli.flag("--list", options.list, "show all subscribers");
   cli.option("--check", options.check, "exit 1 with one line unless lag=DURATION, dead=N, behind=N hold");
+  cli.flag("--skip-damage", options.skip_damage, "pass over what is damaged in the journal, and record it as lost");
   options.delivery.add_to(cli);
   if (auto stop = cli.parse()) return *stop;
   if (Status status = check_exchange_name(options.exchange); !status.ok()) return cli.wrong(status.what());
