@@ -398,6 +398,19 @@ TEST_CASE("journal: batches behind a mark that was lost are rolled forward") {
   CHECK(reading.damages.empty());
 }
 
+TEST_CASE("journal: a torn mark leaves the one before it") {
+  TempFolder temp;
+  std::string const folder = temp / "j";
+  fill(folder, 1 << 20);
+  std::string index = slurp(folder + kFirstIndex);
+  index.replace(8192, 8, 8, '\x7f');  // the fifth mark: one for the new index, one for each batch
+  spit(folder + kFirstIndex, index);
+  CHECK(journal_span(folder)->end == 6);
+  CHECK(read_everything(folder).lines().size() == 6);
+  REQUIRE(journal_recover(real_disk(), folder).ok());
+  CHECK(read_everything(folder).lines().size() == 10);
+}
+
 TEST_CASE("journal: a reader waits through a repair that is made while it looks on") {
   TempFolder temp;
   std::string const folder = temp / "j";
