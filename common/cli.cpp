@@ -110,8 +110,9 @@ void Cli::positional_optional(std::string const& name, std::string& value, std::
 }
 void Cli::positional_list(std::string const& name, std::vector<std::string>& values, std::string const& help) {
   state_->add(name, help, "", "", [&values](std::string const& text) { return values.push_back(text), Status{}; })
-      ->expected(0, 1 << 20)
-      ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
+      ->expected(-1)
+      ->allow_extra_args()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 void Cli::required(std::string const& name, std::string& value, std::string const& help) {
   option(name, value, help);

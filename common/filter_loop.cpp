@@ -93,7 +93,7 @@ class FilterChunk {
   void process(Receipts const& receipts, RecordParser& parser, Filter& filter, std::uint64_t max_record) {
     Record record;
     std::vector<Position> positions;
-    std::string slow;
+    std::string slow, slow_delivery;
     for (Source const& source : lines_) {
       char* begin = text_.data() + source.begin;
       std::size_t size = source.size;
@@ -118,9 +118,8 @@ class FilterChunk {
                                         source.number, tool_name()));
           return;
         }
-        slow_deliveries_.emplace_back(
-            value.raw.substr(receipts.token().size() + 2, value.raw.size() - receipts.token().size() - 3));
-        delivery = slow_deliveries_.back();
+        slow_delivery.assign(value.raw, receipts.token().size() + 2, value.raw.size() - receipts.token().size() - 3);
+        delivery = slow_delivery;
         slow = record.without("delivery");
         size = slow.size();
         slow.resize(size + kRecordPadding);
@@ -202,7 +201,6 @@ class FilterChunk {
 
   std::vector<char> text_;
   std::vector<Source> lines_;
-  std::deque<std::string> slow_deliveries_;
   Output output_;
 };
 
@@ -225,7 +223,7 @@ class FilterLoop {
       say_error(failed.what());
       return failed.exit();
     }
-    if (stopping()) return stop_signal() == 2 ? Exit::interrupted : Exit::terminated;
+    if (stopping() && !cut_short_) return stop_signal() == 2 ? Exit::interrupted : Exit::terminated;
     return rejects_.count() > 0 && !io_.receipts.active() ? Exit::rejected : Exit::ok;
   }
 
@@ -357,7 +355,9 @@ class FilterLoop {
     }
     cancelled = !status.ok();
     lock.unlock();
+    bool const asked = stopping();
     if (cancelled) request_stop(SIGTERM);  // wakes the reading thread
+    cut_short_ = cancelled && !asked;
     changed.notify_all();
     reader.join();
     for (std::thread& thread : threads) thread.join();
@@ -371,6 +371,7 @@ class FilterLoop {
   RejectFile rejects_;
   Reader reader_;
   Status half_line_;
+  bool cut_short_ = false;  // by ourselves, not by a signal: nobody reads our output any more
 };
 
 }  // namespace

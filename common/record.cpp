@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cctype>
 #include <cstring>
 
 namespace inflight {
@@ -806,6 +807,7 @@ Status Flattener::flatten(std::string_view json, char separator, Visit visit, vo
 
 Result<Template> Template::parse(std::string_view text) {
   Template result;
+  std::string_view const whole = text;
   std::vector<Path> paths;
   while (!text.empty()) {
     std::size_t const open = text.find('{');
@@ -819,6 +821,12 @@ Result<Template> Template::parse(std::string_view text) {
     std::string_view name = text.substr(1, close - 1);
     bool const reserved = name.starts_with('+');
     if (reserved) name.remove_prefix(1);
+    // RFC 6570's other operators and modifiers would be taken for a part of the name.
+    if (!name.starts_with('/') && name.find_first_of("#.;?&=,!@|*:") != std::string_view::npos) {
+      return Status::usage(fmt::format(
+          "'{}': {{{}}} is of RFC 6570, but not of what is understood here: {{name}}, {{+name}}, {{/json/pointer}}",
+          whole, name));
+    }
     auto path = Path::parse(name);
     if (!path) return path.status();
     paths.push_back(*path);
@@ -845,11 +853,16 @@ Status Template::expand(Record const& record, std::string& out) {
       return Status::rejected(
           fmt::format("{{{}}} names {}", part.text, value ? "no scalar" : "nothing in this record"));
     }
-    for (char const c : unquote(value.raw, scratch)) {
+    std::string_view const text = unquote(value.raw, scratch);
+    auto hex = [&](std::size_t k) {
+      return k < text.size() && std::isxdigit(static_cast<unsigned char>(text[k])) != 0;
+    };
+    for (std::size_t i = 0; i < text.size(); ++i) {
+      char const c = text[i];
       bool const unreserved = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
                               c == '.' || c == '_' || c == '~';
-      bool const reserved =
-          !part.encode && c != '\0' && std::string_view(":/?#[]@!$&'()*+,;=").find(c) != std::string_view::npos;
+      bool const reserved = !part.encode && (std::string_view(":/?#[]@!$&'()*+,;=").find(c) != std::string_view::npos ||
+                                             (c == '%' && hex(i + 1) && hex(i + 2)));  // encoded already
       if (unreserved || reserved) {
         out += c;
       } else {

@@ -104,6 +104,31 @@ std::optional<Time> parse_time(std::string_view text, bool zone_needed) {
   return to_time(seconds, nanoseconds);
 }
 
+// A decimal count of units of `unit` nanoseconds, exact.
+std::optional<Time> parse_count(std::string_view text, std::int64_t unit) {
+  bool const negative = text.starts_with('-');
+  if (negative) text.remove_prefix(1);
+  std::size_t const dot = std::min(text.find('.'), text.size());
+  if (dot == 0 || dot + 1 == text.size()) return std::nullopt;
+  std::int64_t ns = 0;
+  std::int64_t scale = unit;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (i == dot) continue;
+    if (text[i] < '0' || text[i] > '9') return std::nullopt;
+    std::int64_t const digit = negative ? -(text[i] - '0') : text[i] - '0';
+    if (i < dot) {
+      std::int64_t const part = digit;
+      if (__builtin_mul_overflow(ns, 10, &ns) || __builtin_add_overflow(ns, part, &ns)) return std::nullopt;
+    } else {
+      if (scale % 10 != 0 && digit != 0) return std::nullopt;  // finer than a nanosecond
+      scale /= 10;
+      if (__builtin_add_overflow(ns, digit * scale, &ns)) return std::nullopt;
+    }
+    if (i + 1 == dot && __builtin_mul_overflow(ns, unit, &ns)) return std::nullopt;
+  }
+  return Time{ns};
+}
+
 Time midnight(Time now) {
   std::int64_t const day = 86'400 * kSecond;
   std::int64_t const into = ((now.ns % day) + day) % day;
@@ -176,7 +201,7 @@ Result<Time> parse_when(std::string_view text, Time now) {
   if (!text.empty() && text[0] == '-') {
     if (auto ago = parse_duration(text.substr(1))) return now - *ago;
   } else if (!text.empty() && text[0] == '@') {
-    if (auto since = parse_duration(std::string(text.substr(1)) + "s")) return Time{} + *since;
+    if (auto since = parse_count(text.substr(1), kSecond)) return *since;
   } else if (auto time = parse_time(text, false)) {
     return *time;
   }
@@ -185,31 +210,6 @@ Result<Time> parse_when(std::string_view text, Time now) {
 }
 
 namespace {
-
-// A decimal count of units of `unit` nanoseconds, exact.
-std::optional<Time> parse_count(std::string_view text, std::int64_t unit) {
-  bool const negative = text.starts_with('-');
-  if (negative) text.remove_prefix(1);
-  std::size_t const dot = std::min(text.find('.'), text.size());
-  if (dot == 0 || dot + 1 == text.size()) return std::nullopt;
-  std::int64_t ns = 0;
-  std::int64_t scale = unit;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (i == dot) continue;
-    if (text[i] < '0' || text[i] > '9') return std::nullopt;
-    std::int64_t const digit = negative ? -(text[i] - '0') : text[i] - '0';
-    if (i < dot) {
-      std::int64_t const part = digit;
-      if (__builtin_mul_overflow(ns, 10, &ns) || __builtin_add_overflow(ns, part, &ns)) return std::nullopt;
-    } else {
-      if (scale % 10 != 0 && digit != 0) return std::nullopt;  // finer than a nanosecond
-      scale /= 10;
-      if (__builtin_add_overflow(ns, digit * scale, &ns)) return std::nullopt;
-    }
-    if (i + 1 == dot && __builtin_mul_overflow(ns, unit, &ns)) return std::nullopt;
-  }
-  return Time{ns};
-}
 
 constexpr std::string_view kMonths[] = {"january", "february", "march",     "april",   "may",      "june",
                                         "july",    "august",   "september", "october", "november", "december"};
@@ -344,7 +344,9 @@ struct Fields {
       case 't':
         return space(), true;
       default:
-        return read("%") && kind == '%';
+        if (kind != '%' || !text.starts_with('%')) return false;
+        text.remove_prefix(1);
+        return true;
     }
   }
 };
