@@ -81,6 +81,7 @@ class Lane {
     if (!ledger.was_clean()) ramp_ = 1;  // it may be an event that takes us down: begin in small groups
   }
 
+  // Only lane 0 takes over: at the start no other has a run.
   Status open() {
     auto reader = source_.reader();
     auto letters = source_.reader();
@@ -88,7 +89,9 @@ class Lane {
     if (!letters) return letters.status();
     reader_ = std::move(*reader);
     letter_reader_ = std::move(*letters);
-    if (Status status = take_over(); !status.ok()) return status;
+    if (index_ == 0) {
+      if (Status status = take_over(); !status.ok()) return status;
+    }
     // What a killed run delivered behind an event that is unsettled now follows it again.
     return follow_again(unsettled_before(high_));
   }
@@ -132,10 +135,7 @@ class Lane {
   [[nodiscard]] bool exhausted() const { return at_end_ && !run_ && !work_left(); }
   [[nodiscard]] bool waiting_for_source() const { return at_end_; }
   [[nodiscard]] bool source_ended() const { return source_ended_; }
-  [[nodiscard]] std::uint64_t high() const { return high_; }
-  [[nodiscard]] Duration not_before() const { return not_before_; }
   [[nodiscard]] std::optional<Exit> verdict() const { return verdict_; }
-  [[nodiscard]] GroupMark mark() const { return run_ ? run_->mark() : GroupMark{}; }
   [[nodiscard]] std::optional<Time> oldest() {
     while (arrivals_.size() > 1 && arrivals_[1].first <= ledger_.cursor()) arrivals_.pop_front();
     if (arrivals_.empty() || ledger_.cursor() >= high_) return std::nullopt;
@@ -151,8 +151,19 @@ class Lane {
 
   // Two runs never write side by side: the one of a killed process before us must be gone.
   Status take_over() {
-    std::string const path = lock_path();
-    if (path.empty()) return {};
+    if (options_.run_lock.empty()) return {};
+    // Of any lane: --jobs may have been another.
+    auto names = list_folder(parent_folder(options_.run_lock));
+    if (!names) return names.status();
+    std::string const prefix = options_.run_lock.substr(options_.run_lock.rfind('/') + 1);
+    for (std::string const& name : *names) {
+      if (!name.starts_with(prefix)) continue;
+      if (Status status = wait_for(join(parent_folder(options_.run_lock), name)); !status.ok()) return status;
+    }
+    return {};
+  }
+
+  Status wait_for(std::string const& path) {
     Duration const begin = io_.clock.steady();
     int signals = 0;
     while (run_lock_held(path)) {
@@ -163,7 +174,7 @@ class Lane {
         for (std::string const& process : who_has_open(path)) who += (who.empty() ? "" : ", ") + process;
         if (signals == 2) return Status::temporary(fmt::format("the pipeline of a run before is still at work: {}", who));
         say_warning(fmt::format("the pipeline of a run before is still at work after {}: {}; ending it", format_duration(options_.takeover), who));
-        (void)signal_recorded_group(ledger_.run(), signals == 0 ? SIGTERM : SIGKILL);
+        signal_recorded_group(path, signals == 0 ? SIGTERM : SIGKILL);
         ++signals;
       }
       pollfd stop{stop_fd(), POLLIN, 0};
@@ -329,7 +340,6 @@ class Lane {
     if (started_once_) ++counters().restarts;
     started_once_ = true;
     run_.emplace(std::move(*run));
-    ledger_.set_run(run_->mark());
     run_began_ = last_line_ = last_fed_ = io_.clock.steady();
     return {};
   }

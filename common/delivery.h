@@ -13,6 +13,7 @@
 #include "common/cli.h"
 #include "common/io.h"
 #include "common/ledger.h"
+#include "common/pipeline.h"
 
 namespace inflight {
 
@@ -27,7 +28,7 @@ struct DeliveryOptions {
   std::uint64_t sinks = 1;
   std::string ack = "receipts";
   bool until_empty = false;       // end when the source has nothing more for now
-  std::string run_lock;           // path prefix; each lane adds its number
+  std::string run_lock;           // path; with --jobs each lane adds its number
 
   void add_to(Cli& cli);
 };

@@ -143,13 +143,18 @@ SubscriberFiles::SubscriberFiles(std::string exchange, std::string name)
 bool SubscriberFiles::exists() const { return inflight::exists(state()); }
 
 Result<Fd> SubscriberFiles::take() const {
-  auto lock = lock_file(this->lock(), Lock::exclusive, false);
-  if (lock || lock.status().code() != Code::temporary) return lock;
-  std::string who;
-  for (std::string const& process : who_has_open(this->lock())) {
-    if (process.find(fmt::format("({})", ::getpid())) == std::string::npos) who += (who.empty() ? "" : ", ") + process;
+  for (int i = 0;; ++i) {
+    auto lock = lock_file(this->lock(), Lock::exclusive, false);
+    if (lock || lock.status().code() != Code::temporary) return lock;
+    std::string who;
+    for (std::string const& process : who_has_open(this->lock())) who += (who.empty() ? "" : ", ") + process;
+    // A process that was just killed holds its locks for some milliseconds, when it can be named no more.
+    if (who.empty() && i < 100) {
+      ::usleep(50'000);
+      continue;
+    }
+    return Status::temporary(fmt::format("{}: {} is already run by {}", exchange_, name_, who.empty() ? "another process" : who));
   }
-  return Status::temporary(fmt::format("{}: {} is already run by {}", exchange_, name_, who.empty() ? "another process" : who));
 }
 
 Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& files, std::string const& from, bool optional) {

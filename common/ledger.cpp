@@ -61,7 +61,6 @@ Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::stri
     ledger->count_ = state->value("count", std::uint64_t{0});
     ledger->was_clean_ = state->value("clean", true);
     ledger->complete_ = state->value("complete", false);
-    ledger->run_ = {state->value("group", 0), state->value("started", "")};
     std::vector<Position> positions;
     std::string const settled = state->value("settled", "");
     if (!settled.empty() && !parse_positions(settled, positions)) return Status::defect(path + ": damaged list of positions");
@@ -158,8 +157,6 @@ Status Ledger::save() {
                         {"count", count_},
                         {"clean", clean_},
                         {"complete", complete_},
-                        {"group", run_.group},
-                        {"started", run_.started},
                         {"saved", format_rfc3339(clock_->now())},
                         {"note", note_}};
   for (auto const& [position, attempts] : attempts_) {

@@ -16,7 +16,6 @@
 
 #include "common/dead_letter.h"
 #include "common/fd_io.h"
-#include "common/pipeline.h"
 #include "common/receipts.h"
 #include "common/status.h"
 
@@ -74,8 +73,6 @@ class Ledger {
 
   // Durable. Cheap when nothing has changed.
   [[nodiscard]] Status save();
-  void set_run(GroupMark const& mark) { run_ = mark, changed_ = true; }
-  [[nodiscard]] GroupMark const& run() const { return run_; }
   // Whether the last process that used it ended as it should.
   [[nodiscard]] bool was_clean() const { return was_clean_; }
   void set_clean(bool clean) { clean_ = clean, changed_ = true; }
@@ -98,7 +95,6 @@ class Ledger {
   std::vector<std::uint64_t> to_close_;
   bool reopened_now_ = false;
   std::map<std::uint64_t, Attempts> attempts_;
-  GroupMark run_;
   bool was_clean_ = true, clean_ = true, changed_ = true, complete_ = false;
 };
 

@@ -19,16 +19,10 @@ namespace inflight {
 
 struct PipelineOptions {
   std::vector<std::string> words;  // one: for `bash -o pipefail -c`; more: a program and its arguments
-  std::string lock_path;           // every process of the run holds it
+  std::string lock_path;           // every process of the run holds it; in it stands how to find their group again
   bool channel = true;
   std::string token;               // of this run
   std::string source;              // RECEIPTS_SOURCE
-};
-
-// How a process group can be found again by a later start of the same line, in spite of reused process ids.
-struct GroupMark {
-  pid_t group = 0;
-  std::string started;  // the leader's start time (field 22 of /proc/PID/stat) and the boot id
 };
 
 class Pipeline {
@@ -57,14 +51,12 @@ class Pipeline {
   // The exit status as a shell has it (128 + signal), once gone.
   [[nodiscard]] int status() const { return status_; }
   void signal_group(int signal) const;
-  [[nodiscard]] GroupMark mark() const { return mark_; }
   [[nodiscard]] std::vector<std::string> holders() const;
 
  private:
   Pipeline() = default;
 
   pid_t leader_ = -1;
-  GroupMark mark_;
   std::string lock_path_;
   Fd input_, channel_, errors_;
   std::string channel_rest_, errors_rest_;
@@ -75,7 +67,8 @@ class Pipeline {
 
 // Whether some process still holds a run's lock.
 [[nodiscard]] bool run_lock_held(std::string const& path);
-// Sends a signal to a recorded group, if it is still the same one. False where it is gone.
-bool signal_recorded_group(GroupMark const& mark, int signal);
+// Sends a signal to the process group that a run recorded in its lock, if it is still the same one, in spite of reused
+// process ids.
+void signal_recorded_group(std::string const& lock_path, int signal);
 
 }  // namespace inflight
