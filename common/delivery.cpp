@@ -123,6 +123,7 @@ class Lane {
       if (quiet || killed_at_ || now - last_gone_check_ > milliseconds(100)) {
         last_gone_check_ = now;
         if (run_->gone()) return finish();
+        if (run_->leader_ended()) input_open_ = false;  // a killed shell's stages go on: let them come to their end
         told_lingering();
       }
       return {};
