@@ -23,7 +23,6 @@ constexpr std::int64_t kHour = 3'600'000'000'000;
 constexpr std::uint32_t kSkippable = 0x184D2A5D;
 constexpr std::string_view kTag = "IFLA";
 constexpr std::size_t kTail = 16;  // digest, length, tag
-constexpr std::size_t kRaw = 128 << 10;
 constexpr std::size_t kChunk = 1 << 20;
 constexpr int kFormat = 1;
 
@@ -122,37 +121,38 @@ std::optional<std::int64_t> hour_of_key(std::string_view key) {
   return std::nullopt;
 }
 
-struct ObjectEncoder::State {
+struct FrameCompressor::State {
   Handle<ZSTD_CCtx, ZSTD_freeCCtx> context{ZSTD_createCCtx()};
-  Digest content = new_digest();
-  Digest stored = new_digest();
-  std::string raw;  // lines that are not yet compressed
-  std::string pending;
-  ObjectSummary summary;
-
-  void compress(ZSTD_EndDirective end) {
-    XXH3_128bits_update(content.get(), raw.data(), raw.size());
-    ZSTD_inBuffer in{raw.data(), raw.size(), 0};
-    for (;;) {
-      std::size_t const used = pending.size();
-      pending.resize(used + ZSTD_CStreamOutSize());
-      ZSTD_outBuffer out{pending.data() + used, pending.size() - used, 0};
-      std::size_t const left = ZSTD_compressStream2(context.get(), &out, &in, end);
-      if (ZSTD_isError(left)) throw std::runtime_error(fmt::format("zstd: {}", ZSTD_getErrorName(left)));
-      pending.resize(used + out.pos);
-      XXH3_128bits_update(stored.get(), pending.data() + used, out.pos);
-      summary.stored_bytes += out.pos;
-      if (end == ZSTD_e_end ? left == 0 : in.pos == in.size) break;
-    }
-    raw.clear();
-  }
 };
 
-ObjectEncoder::ObjectEncoder(int level) : state_(std::make_unique<State>()) {
+FrameCompressor::FrameCompressor(int level) : state_(std::make_unique<State>()) {
   if (!state_->context) throw std::bad_alloc();
   ZSTD_CCtx_setParameter(state_->context.get(), ZSTD_c_compressionLevel, level);
   ZSTD_CCtx_setParameter(state_->context.get(), ZSTD_c_checksumFlag, 1);
-  state_->raw.reserve(kRaw + (16 << 10));
+}
+
+FrameCompressor::~FrameCompressor() = default;
+
+void FrameCompressor::append(std::string& to, std::string_view lines) {
+  std::size_t const used = to.size();
+  to.resize(used + ZSTD_compressBound(lines.size()));
+  std::size_t const size =
+      ZSTD_compress2(state_->context.get(), to.data() + used, to.size() - used, lines.data(), lines.size());
+  if (ZSTD_isError(size)) throw std::runtime_error(fmt::format("zstd: {}", ZSTD_getErrorName(size)));
+  to.resize(used + size);
+}
+
+struct ObjectEncoder::State {
+  FrameCompressor* compressor = nullptr;
+  Digest content = new_digest();
+  Digest stored = new_digest();
+  std::string lines;  // that are in no frame yet
+  std::string pending;
+  ObjectSummary summary;
+};
+
+ObjectEncoder::ObjectEncoder(FrameCompressor& compressor) : state_(std::make_unique<State>()) {
+  state_->compressor = &compressor;
 }
 
 ObjectEncoder::~ObjectEncoder() = default;
@@ -163,14 +163,23 @@ void ObjectEncoder::add(std::string_view line, Time time) {
   summary.last = summary.records == 0 ? time : std::max(summary.last, time);
   ++summary.records;
   summary.bytes += line.size() + 1;
-  state_->raw.append(line).push_back('\n');
-  if (state_->raw.size() >= kRaw) state_->compress(ZSTD_e_continue);
+  state_->lines.append(line).push_back('\n');
+}
+
+void ObjectEncoder::cut() {
+  State& s = *state_;
+  if (s.lines.empty()) return;
+  std::size_t const used = s.pending.size();
+  s.compressor->append(s.pending, s.lines);
+  XXH3_128bits_update(s.content.get(), s.lines.data(), s.lines.size());
+  XXH3_128bits_update(s.stored.get(), s.pending.data() + used, s.pending.size() - used);
+  s.summary.stored_bytes += s.pending.size() - used;
+  std::string().swap(s.lines);  // many objects may be open: none keeps what it does not use
 }
 
 ObjectSummary const& ObjectEncoder::finish(std::string source, std::string positions) {
   State& s = *state_;
-  s.compress(ZSTD_e_end);
-  s.context.reset();
+  cut();
   s.summary.digest = text_of(s.content);
   s.summary.stored_digest = text_of(s.stored);
   s.summary.source = std::move(source);
@@ -186,7 +195,8 @@ ObjectSummary const& ObjectEncoder::finish(std::string source, std::string posit
 }
 
 std::string& ObjectEncoder::pending() { return state_->pending; }
-std::uint64_t ObjectEncoder::bytes() const { return state_->summary.bytes; }
+std::size_t ObjectEncoder::waiting() const { return state_->lines.size(); }
+ObjectSummary const& ObjectEncoder::summary() const { return state_->summary; }
 
 Result<ObjectSummary> read_summary(ObjectStore& store, ObjectStore::Object const& object) {
   auto const bad = [&](std::string_view why) { return damaged(store, object.key, why); };

@@ -39,19 +39,36 @@ struct ObjectSummary {
   std::string positions;  // as receipts name them
 };
 
-// Lines to an object's bytes. Memory only; about 5 MiB each.
+// One zstd context for all objects that are open; a few MiB.
+class FrameCompressor {
+ public:
+  explicit FrameCompressor(int level);
+  ~FrameCompressor();
+  // Appends `lines` as one frame.
+  void append(std::string& to, std::string_view lines);
+
+  struct State;
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+// Lines to an object's bytes, in memory. Lines wait until the caller cuts a frame of them: the larger, the better they
+// compress.
 class ObjectEncoder {
  public:
-  explicit ObjectEncoder(int level);
+  explicit ObjectEncoder(FrameCompressor& compressor);
   ~ObjectEncoder();
 
   void add(std::string_view line, Time time);
+  [[nodiscard]] std::size_t waiting() const;  // bytes of lines that are in no frame yet
+  void cut();
   // Ends the object; nothing is added after it.
   ObjectSummary const& finish(std::string source, std::string positions);
 
-  // Bytes that are ready. The caller takes them away whenever they are many.
+  // Bytes that are ready. The caller takes them away.
   [[nodiscard]] std::string& pending();
-  [[nodiscard]] std::uint64_t bytes() const;  // of the lines added
+  [[nodiscard]] ObjectSummary const& summary() const;  // `records` and `bytes` as of now
 
   struct State;
 

@@ -249,7 +249,7 @@ class Getter {
       runs.push_back(std::move(*file));
       part = std::make_unique<MemoryRun>(memory_);
     };
-    Status const status = read_object(store_, object, summary, [&](std::string_view bytes) {
+    Status status = read_object(store_, object, summary, [&](std::string_view bytes) {
       for (std::size_t end = bytes.find('\n'); end != std::string_view::npos; end = bytes.find('\n')) {
         if (carry.empty()) {
           take_line(bytes.substr(0, end));

@@ -10,7 +10,9 @@
 #include <list>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <ranges>
 #include <set>
+#include <unordered_map>
 #include <vector>
 
 #include "common/archive.h"
@@ -20,9 +22,11 @@ namespace inflight {
 
 namespace {
 
-constexpr std::size_t kOpen = 4;             // objects at once: memory is bounded whatever hours arrive
-constexpr std::size_t kPending = 256 << 10;  // compressed bytes of an object that wait to be written
-constexpr std::uint64_t kSpan = 262'144;     // positions below the highest whose records the ledger knows
+constexpr std::size_t kOpen = 256;       // objects at once
+constexpr std::size_t kFrame = 1 << 20;  // bytes of lines that make a frame
+constexpr std::size_t kWaiting =
+    32 << 20;                             // and of all objects together: the longest then makes a frame before its time
+constexpr std::uint64_t kSpan = 262'144;  // positions below the highest whose records the ledger knows
 constexpr std::uint64_t kMaxKeys = 1 << 20;
 constexpr std::string_view kEntryTag = "IFLE";
 constexpr std::size_t kEntryHead = 16;
@@ -31,7 +35,9 @@ constexpr std::size_t kEntryHead = 16;
 struct Key {
   std::uint64_t position = 0;
   std::uint64_t hash = 0;
-  auto operator<=>(Key const&) const = default;
+  bool operator<(Key const& other) const {
+    return position != other.position ? position < other.position : hash < other.hash;
+  }
 };
 
 template <typename T>
@@ -136,12 +142,12 @@ class Ledger {
     for (Entry const& entry : entries_) highest[entry.source] = std::max(highest[entry.source], entry.highest);
     std::uint64_t keys = 0, bytes = 0;
     std::deque<Entry> kept;
-    for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
+    for (Entry const& entry : entries_ | std::views::reverse) {
       bool const newest = kept.empty();
-      if (!newest && (entry->keys == 0 || entry->highest + kSpan < highest[entry->source] || keys > kMaxKeys)) continue;
-      keys += entry->keys;
-      bytes += entry->size;
-      kept.push_front(*entry);
+      if (!newest && (entry.keys == 0 || entry.highest + kSpan < highest[entry.source] || keys > kMaxKeys)) continue;
+      keys += entry.keys;
+      bytes += entry.size;
+      kept.push_front(entry);
     }
     if (size_ < (64 << 10) || bytes > size_ / 2) return {};
     std::string live;
@@ -199,7 +205,7 @@ class Ledger {
 // An object on its way: its steps are repeatable, each is taken when those before it are done.
 struct OpenObject {
   enum class Stage { open, ended, synced, recorded };
-  explicit OpenObject(std::uint64_t level) : encoder(static_cast<int>(level)) {}
+  explicit OpenObject(FrameCompressor& compressor) : encoder(compressor) {}
 
   Stage stage = Stage::open;
   std::uint64_t number = 0;
@@ -227,7 +233,8 @@ struct Archiver::State {
         options(o),
         source(std::move(from)),
         spool(std::move(folder)),
-        ledger(d, join(spool, "ledger")) {}
+        ledger(d, join(spool, "ledger")),
+        compressor(static_cast<int>(o.level)) {}
 
   Disk& disk;
   Clock& clock;
@@ -237,11 +244,15 @@ struct Archiver::State {
   std::string spool;
   Fd lock;
   Ledger ledger;
+  FrameCompressor compressor;
   std::uint64_t next_number = 1;
-  std::vector<Key> known;       // of earlier runs, sorted
-  std::vector<bool> come_back;  // which of them were delivered again
-  std::list<OpenObject> open;   // oldest first
+  std::vector<Key> known;                                                     // of earlier runs, sorted
+  std::vector<bool> come_back;                                                // which of them were delivered again
+  std::list<OpenObject> open;                                                 // oldest first
+  std::unordered_map<std::int64_t, std::list<OpenObject>::iterator> by_hour;  // of these
   std::list<OpenObject> closing;
+  std::size_t waiting = 0;  // bytes of lines that are in no frame yet, of those open
+  bool unwritten = false;   // the disk was full, and a frame of one of them waits for it
   PositionList stored;
   std::uint64_t taken = 0;
   std::optional<std::uint64_t> highest;  // position taken
@@ -249,10 +260,9 @@ struct Archiver::State {
   std::vector<Position> parsed;
 
   Status recover() {
-    std::set<std::string> completed;
+    std::map<std::string, std::string> completed;  // file -> key
     Status status = ledger.open([&](Completed const& entry) {
-      completed.insert(fmt::format("{}.open", entry.number));
-      keys_of_spool[fmt::format("{}.open", entry.number)] = entry.key;
+      completed[fmt::format("{}.open", entry.number)] = entry.key;
       if (entry.source == source && !source.empty()) known.insert(known.end(), entry.keys.begin(), entry.keys.end());
     });
     if (!status.ok()) return status;
@@ -264,12 +274,11 @@ struct Archiver::State {
     for (std::string const& name : *names) {
       if (!name.ends_with(".open") && !name.ends_with(".tmp")) continue;
       std::string const path = join(spool, name);
-      if (completed.contains(name)) {
-        if (status = put(keys_of_spool[name], path); !status.ok()) return status;
+      if (auto const at = completed.find(name); at != completed.end()) {
+        if (status = put(at->second, path); !status.ok()) return status;
       }
       if (status = disk.remove(path); !status.ok()) return status;
     }
-    keys_of_spool.clear();
     if (status = ledger.compact(); status.code() == Code::defect) return status;
     return disk.sync_folder(spool);
   }
@@ -336,20 +345,20 @@ struct Archiver::State {
     if (Status status = close_due(false); !status.ok()) return status;
     auto const time = archive_time(record);
     std::int64_t const hour = hour_of(time.value_or(clock.now()));
-    auto at = std::find_if(open.begin(), open.end(), [&](OpenObject const& object) { return object.hour == hour; });
-    if (at == open.end()) {
+    auto at = by_hour.find(hour);
+    if (at == by_hour.end()) {
       if (open.size() == kOpen) {
-        closing.splice(closing.end(), open, open.begin());
+        close(open.begin());
         if (Status status = advance_all(); !status.ok()) return status;
       }
       if (Status status = open_object(hour); !status.ok()) return status;
-      at = std::prev(open.end());
-    } else if (at->encoder.pending().size() >= kPending) {
-      if (Status status = flush(*at); !status.ok()) return status;
+      at = by_hour.find(hour);
     }
+    if (Status status = make_room(*at->second); !status.ok()) return status;
 
-    OpenObject& object = *at;
+    OpenObject& object = *at->second;
     object.encoder.add(record.line(), time.value_or(begin_of_hour(hour)));
+    waiting += record.line().size() + 1;
     ++taken;
     if (!positioned && !delivery.empty()) (void)parse_positions(delivery, parsed);
     object.positions.add(parsed);
@@ -363,12 +372,16 @@ struct Archiver::State {
       highest = std::max(highest.value_or(0), last);
       object.keys.push_back(key);
     }
+    // Without positions no window is held up by an hour of which few records come.
+    bool const full = object.encoder.summary().bytes >= options.max_bytes ||
+                      (source.empty() && object.encoder.summary().records >= options.max_records);
+    if (full) close(at->second);
     return Taken::held;
   }
 
   Status open_object(std::int64_t hour) {
     std::list<OpenObject> made;
-    OpenObject& object = made.emplace_back(options.level);
+    OpenObject& object = made.emplace_back(compressor);
     object.number = next_number;
     object.path = join(spool, fmt::format("{}.open", object.number));
     auto fd = disk.open(object.path, O_WRONLY | O_CREAT | O_TRUNC);
@@ -379,20 +392,46 @@ struct Archiver::State {
     object.opened_at = taken;
     object.opened = clock.steady();
     open.splice(open.end(), made);
+    by_hour[hour] = std::prev(open.end());
     return {};
+  }
+
+  // So that one more line may wait in this object.
+  Status make_room(OpenObject& object) {
+    for (auto at = open.begin(); unwritten && at != open.end(); ++at) {
+      if (Status status = flush(*at); !status.ok()) return status;
+    }
+    unwritten = false;
+    if (object.encoder.waiting() >= kFrame) return cut(object);
+    if (waiting < kWaiting) return {};
+    return cut(*std::max_element(open.begin(), open.end(), [](OpenObject const& a, OpenObject const& b) {
+      return a.encoder.waiting() < b.encoder.waiting();
+    }));
+  }
+
+  Status cut(OpenObject& object) {
+    waiting -= object.encoder.waiting();
+    object.encoder.cut();
+    Status status = flush(object);
+    unwritten = !status.ok();
+    return status;
   }
 
   // ---- closing
 
+  void close(std::list<OpenObject>::iterator object) {
+    waiting -= object->encoder.waiting();
+    by_hour.erase(object->hour);
+    closing.splice(closing.end(), open, object);
+  }
+
   Status close_due(bool final) {
-    std::optional<Duration> now;
-    for (auto at = open.begin(); at != open.end();) {
-      if (!now) now = clock.steady();
-      auto const next = std::next(at);
-      bool const due = final || taken - at->opened_at >= options.max_records ||
-                       at->encoder.bytes() >= options.max_bytes || *now - at->opened >= options.max_age;
-      if (due) closing.splice(closing.end(), open, at);
-      at = next;
+    while (!open.empty()) {
+      OpenObject const& oldest = open.front();
+      bool const due = final || (!source.empty() && taken - oldest.opened_at >= options.max_records) ||
+                       clock.steady() - oldest.opened >= options.max_age;
+      if (!due) break;
+      close(open.begin());
     }
     return advance_all();
   }
@@ -451,9 +490,6 @@ struct Archiver::State {
     // The number too: equal lines that came twice on purpose make equal objects.
     return object.in_order ? name : fmt::format("{}-{}-{}", name, digest.substr(0, 16), object.number);
   }
-
- private:
-  std::map<std::string, std::string> keys_of_spool;
 };
 
 Archiver::Archiver(std::unique_ptr<State> state) : state_(std::move(state)) {}

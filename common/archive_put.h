@@ -1,6 +1,7 @@
 // Puts records into an archive, each into exactly one object, across any kill.  Layout: man/archive.5
 //
-// One thread. What was taken is `held` until settle() names its positions: then it is durable in the archive.
+// One thread; at most about 45 MiB. What was taken is `held` until settle() names its positions: then it is durable in
+// the archive.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,7 @@ namespace inflight {
 
 struct ArchivePutOptions {
   std::string spool;                   // empty: below `.spool` of the archive, by source
-  std::uint64_t max_records = 40'000;  // that came since the object was opened, into it or into others
+  std::uint64_t max_records = 40'000;  // in one object; below a source, since it was opened, into it or into others
   std::uint64_t max_bytes = 64 << 20;  // of lines in one object
   Duration max_age = std::chrono::seconds(60);
   std::uint64_t level = 3;  // of compression

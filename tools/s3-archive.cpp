@@ -190,7 +190,7 @@ Exit run(inflight::Cli& cli, Io& io) {
   cli.positional("archive", options.archive, "the archive: path of a directory");
   cli.option("--spool", options.put.spool, "put: folder for what is under way (default: in the archive, by source)");
   cli.option("--max-records", options.put.max_records,
-             "put: close an object when so many records came since it was opened");
+             "put: close an object of so many records; below a source, that came since it was opened");
   cli.size("--max-bytes", options.put.max_bytes, "put: close an object that holds so many bytes of records");
   cli.option("--max-age", options.put.max_age, "put: close an object so long after it was opened");
   cli.option("--level", options.put.level, "put: level of compression of zstd, 1 to 19");

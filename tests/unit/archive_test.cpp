@@ -502,7 +502,7 @@ TEST_CASE("archive: a spool has one holder, who is named") {
   CHECK(Archiver::open(disk, clock, **store, temp / "a", "", options).ok());
 }
 
-TEST_CASE("archive: objects close by count, bytes and age, and no more than four are open") {
+TEST_CASE("archive: objects close by count, bytes and age") {
   TempFolder temp;
   QuickDisk disk;
   HandClock clock;
@@ -535,8 +535,25 @@ TEST_CASE("archive: objects close by count, bytes and age, and no more than four
   REQUIRE((*archiver)->settle(false, stored).ok());
   settle(stored, settled);
   CHECK(settled.size() == 13);
-  for (std::uint64_t hour = 0; hour < 4; ++hour) add(hour * 60);
-  CHECK(settled.size() == 13);
-  add(240);
-  CHECK(settled.size() == 14);
+}
+
+TEST_CASE(
+    "archive: at most 256 objects are open, and in a plain pipe an hour's object waits for its own records only") {
+  TempFolder temp;
+  QuickDisk disk;
+  HandClock clock;
+  auto store = open_object_store(disk, temp / "a", true);
+  ArchivePutOptions options;
+  options.max_records = 10;
+  auto archiver = Archiver::open(disk, clock, **store, temp / "a", "", options);
+  REQUIRE(archiver);
+  PositionList stored;
+  for (std::int64_t hour = 0; hour < 257; ++hour) {
+    Parsed const parsed(fmt::format(R"({{"time":"{}"}})", format_rfc3339(begin_of_hour(hour))));
+    REQUIRE((*archiver)->add(*parsed, ""));
+    REQUIRE((*archiver)->settle(false, stored).ok());
+    CHECK(archived(temp / "a").size() == (hour < 256 ? 0 : 1));
+  }
+  REQUIRE((*archiver)->settle(true, stored).ok());
+  CHECK(archived(temp / "a").size() == 257);
 }
