@@ -224,7 +224,7 @@ void Poller::emit(Unit const& unit, HttpResponse& answer, Time now) {
 
 Status Poller::hand_on() {
   while (!held_.empty() && (outlet_.ready() || stopping())) {
-    Status const status = outlet_.put(held_.front());
+    Status status = outlet_.put(held_.front());
     held_bytes_ -= held_.front().size();
     held_.pop_front();
     unflushed_ = true;

@@ -173,7 +173,7 @@ TEST_CASE("a POST sends its body and headers, those of header files too") {
   Peer peer("HTTP/1.1 204 No Content\r\n\r\n");
   HttpOptions options;
   options.header_files = {file.path};
-  std::string const body = "a\0b", big(100'000, 'x');
+  std::string const body{'a', '\0', 'b'}, big(100'000, 'x');
   Got const got = ask({"POST", peer.url(), {"Content-Type: text/plain"}, body + big}, options);
   peer.join();
   CHECK(got.status == 204);

@@ -161,7 +161,7 @@ TEST_CASE("units come and go without moving the others") {
   Fleet fleet(seconds(10), 10, std::vector<Duration>(3, milliseconds(1)));
   fleet.run(seconds(35));
   fleet.schedule.remove(1);
-  fleet.latency.push_back(milliseconds(1));
+  fleet.latency.emplace_back(milliseconds(1));
   fleet.schedule.add(3, fleet.now);
   fleet.run(seconds(40));
   CHECK(fleet.longest_gap(0) == seconds(10));
