@@ -16,7 +16,11 @@ constexpr std::size_t kShown = 4096;  // of a line that is too long
 }  // namespace
 
 Reader::Reader(int fd, std::string name, std::uint64_t max_record, bool heed_stop)
-    : fd_(fd), name_(std::move(name)), max_record_(max_record), heed_stop_(heed_stop), buffer_(kBuffer + kRecordPadding) {}
+    : fd_(fd),
+      name_(std::move(name)),
+      max_record_(max_record),
+      heed_stop_(heed_stop),
+      buffer_(kBuffer + kRecordPadding) {}
 
 bool Reader::ready() const { return std::memchr(buffer_.data() + begin_, '\n', end_ - begin_) != nullptr; }
 
