@@ -117,7 +117,7 @@ class Lane {
       if (Status status = listen(); !status.ok()) return status;
       if (Status status = feed(); !status.ok()) return status;
       if (input_open_) decide_end(winding_up);
-      guard();
+      guard(winding_up);
       if (!input_open_ && pending_at_ == pending_.size()) run_->close_input();
       bool const quiet = channel_ended_ || run_->channel() < 0;
       if (quiet || killed_at_ || now - last_gone_check_ > milliseconds(100)) {
@@ -592,8 +592,9 @@ class Lane {
   }
 
   // Ends a run that does not move.
-  void guard() {
+  void guard(bool winding_up) {
     Duration const now = io_.clock.steady();
+    if (winding_up && !winding_since_) winding_since_ = now;
     if (killed_at_) {
       if (now - *killed_at_ > seconds(5)) run_->signal_group(SIGKILL);
       return;
@@ -601,6 +602,9 @@ class Lane {
     if (now - std::max(last_line_, last_fed_) > options_.stall) {
       bool const outstanding = options_.ack == "exit" ? delivered_count_ > 0 : first_open().has_value();
       if (outstanding || !input_open_) kill(fmt::format("no receipt for {}", format_duration(options_.stall)));
+    }
+    if (winding_up && now - std::max({last_line_, last_fed_, *winding_since_}) > options_.takeover) {
+      kill(fmt::format("stopped, and the pipeline did not drain in {}", format_duration(options_.takeover)));
     }
     if (options_.until_empty && waiting_since_ && now - *waiting_since_ > std::chrono::minutes(10)) {
       end(Exit::temporary, fmt::format("gave up: {}", ledger_note_));
@@ -852,7 +856,7 @@ class Lane {
   bool channel_ended_ = false, input_open_ = false, at_end_ = false, source_ended_ = false, window_full_ = false;
   bool plan_exhausted_ = false;
   std::string killed_why_;
-  std::optional<Duration> killed_at_, leader_ended_at_, full_since_, waiting_since_;
+  std::optional<Duration> killed_at_, leader_ended_at_, full_since_, waiting_since_, winding_since_;
   std::optional<std::pair<std::uint64_t, Duration>> overtaken_;
   Duration run_began_{}, last_line_{}, last_fed_{}, last_decided_{}, last_gone_check_{};
 
