@@ -58,7 +58,8 @@ SUBSCRIBERS = ["backfill", "monitoring", "data", "latest"]
 # A foreign stage that passes its input on, but swallows an event in a few hundred, once, without a word, so that it comes
 # again behind newer ones; that takes its time to end; and that says whether anything of another run is alive when it begins.
 ALONE = r"""
-import os, sys, time, zlib
+import os, signal, sys, time, zlib
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 def field(pid, name):
     try:
         with open(f"/proc/{pid}/{name}", "rb") as file: return file.read()
@@ -458,7 +459,9 @@ class Job:
             chosen = self.victim()
             if chosen and kill(chosen):
                 self.killed[chosen.name] += 1
-                wait_for(lambda: not alive(chosen), PATIENCE, f"{chosen} to be gone")
+                for line in self.lines.values():
+                    if line.process.pid == chosen.pid:
+                        line.process.wait(PATIENCE)
                 break
             if time.monotonic() > deadline:
                 raise AssertionError("no process to kill")
