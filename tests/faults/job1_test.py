@@ -50,7 +50,7 @@ LINES = {
              f"{CONVERT} | sql-write sqlite:fleet.db --table reading --key subject,time"],
     # Whatever comes last stands: right only where no older event of a unit follows a newer one.
     "latest": ["consume", "fleet/", "--as", "latest", "--settle", "1s", "--",
-               f"python3 -ISB alone.py latest SEED | {CONVERT} | sql-write sqlite:latest.db --create --table status"
+               f"python3 -ISB alone.py SEED | {CONVERT} | sql-write sqlite:latest.db --create --table status"
                f" --key subject {STATUS}"],
 }
 SUBSCRIBERS = ["backfill", "monitoring", "data", "latest"]
@@ -66,7 +66,7 @@ def field(pid, name):
     except OSError: return b""
 def run_of(pid):
     entries = dict(e.partition(b"=")[::2] for e in field(pid, "environ").split(b"\0"))
-    if entries.get(b"FAULT_LINE") != sys.argv[1].encode(): return None
+    if any(entries.get(name.encode()) != os.environb[name.encode()] for name in ("FAULT_JOB", "FAULT_LINE")): return None
     return entries.get(b"RECEIPTS_FD", b"").rpartition(b":")[2] or None
 def say(what):
     out = os.open("alone.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -80,7 +80,7 @@ try:
 except OSError: swallowed = set()
 def keep(line):
     mark = zlib.crc32(line[line.index(b",") + 1:])
-    if mark % 401 != int(sys.argv[2]) % 401 or str(mark) in swallowed: return True
+    if mark % 401 != int(sys.argv[1]) % 401 or str(mark) in swallowed: return True
     swallowed.add(str(mark))
     say(f"swallow {mark} by")
     return False
@@ -307,7 +307,8 @@ class Line:
             at = words.index("--")
             words[at:at] = more
         stdin = open(self.stdin, "rb") if self.stdin else subprocess.DEVNULL
-        env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "FAULT_LINE": self.name}
+        env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "FAULT_LINE": self.name,
+               "FAULT_JOB": str(self.job.dir)}
         env.pop("RECEIPTS_FD", None)
         with open(self.job.dir / f"{self.name}.err", "ab") as err:
             err.write(f"-- start {self.starts}: {' '.join(more)}\n".encode())
