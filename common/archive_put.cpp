@@ -10,7 +10,6 @@
 #include <list>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <ranges>
 #include <set>
 #include <unordered_map>
 #include <vector>
@@ -58,7 +57,7 @@ std::string encoded(std::string_view source) {
   std::string out;
   for (char const c : source) {
     bool const plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-                       (c == '.' && !out.empty());
+                       c == '-' || (c == '.' && !out.empty());
     if (plain) {
       out += c;
     } else {
@@ -142,7 +141,8 @@ class Ledger {
     for (Entry const& entry : entries_) highest[entry.source] = std::max(highest[entry.source], entry.highest);
     std::uint64_t keys = 0, bytes = 0;
     std::deque<Entry> kept;
-    for (Entry const& entry : entries_ | std::views::reverse) {
+    for (std::size_t i = entries_.size(); i-- > 0;) {
+      Entry const& entry = entries_[i];
       bool const newest = kept.empty();
       if (!newest && (entry.keys == 0 || entry.highest + kSpan < highest[entry.source] || keys > kMaxKeys)) continue;
       keys += entry.keys;
