@@ -23,13 +23,15 @@ struct Options {
 };
 
 Exit failed(Status const& status) {
-  say_error(status.what());
+  if (status.code() != Code::closed) say_error(status.what());
   return status.exit();
 }
 
 std::string subject_of(DeadLetter const& letter) {
   nlohmann::json const event = nlohmann::json::parse(letter.event, nullptr, false);
-  return event.is_object() && event.contains("subject") && event["subject"].is_string() ? event["subject"].get<std::string>() : "";
+  return event.is_object() && event.contains("subject") && event["subject"].is_string()
+             ? event["subject"].get<std::string>()
+             : "";
 }
 
 // The open letters that the options select, in order of position.
@@ -86,10 +88,12 @@ Exit summarise(Io& io, Selection const& selection) {
   });
   for (auto const& [name, group] : groups) {
     if (!status.ok()) break;
-    status = io.out.line(fmt::format("{:>8}  {}  to {}  {}", group.count, format_rfc3339(group.first), format_rfc3339(group.last), name));
+    status = io.out.line(fmt::format("{:>8}  {}  to {}  {}", group.count, format_rfc3339(group.first),
+                                     format_rfc3339(group.last), name));
     std::string const example = group.example.event.substr(0, 200);
     if (status.ok()) {
-      status = io.out.line(fmt::format("          e.g. position {}: {}: {}", group.example.position, group.example.reason, example));
+      status = io.out.line(
+          fmt::format("          e.g. position {}: {}: {}", group.example.position, group.example.reason, example));
     }
   }
   return status.ok() ? Exit::ok : failed(status);
@@ -109,27 +113,32 @@ Exit replay(Io& io, Options& options, SubscriberFiles const& files) {
   });
   if (!status.ok()) return failed(status);
   if (exhausted > 0) {
-    say_warning(fmt::format("{} letters stay: each has failed {} times (--max-attempts)", exhausted, options.max_attempts));
+    say_warning(
+        fmt::format("{} letters stay: each has failed {} times (--max-attempts)", exhausted, options.max_attempts));
   }
   if (chosen.empty()) return Exit::ok;
   if (status = request_replays(io.disk, files, chosen); !status.ok()) return failed(status);
   if (options.delivery.pipeline.empty()) {
     bool const running = run_lock_held(files.lock());
-    say_info(fmt::format("{} letters go through {} again{}", chosen.size(), options.as, running ? "" : " when it is started"));
+    say_info(fmt::format("{} letters go through {} again{}", chosen.size(), options.as,
+                         running ? "" : " when it is started"));
     return Exit::ok;
   }
   auto ledger = open_ledger(io.disk, io.clock, files);
   if (!ledger) return failed(ledger.status());
   auto source = JournalSource::open(io, files, **ledger, 0);
   if (!source) return failed(source.status());
-  (*source)->end_at((*ledger)->reached());  // the letters, and what must follow them; nothing new
+  // The letters, and what must follow them; nothing new. Where no other event is settled behind it the last letter is
+  // the end.
+  (*source)->end_at(std::max((*ledger)->reached(), chosen.rbegin()->first + 1));
   options.delivery.until_empty = true;
   options.delivery.run_lock = files.run_lock();
   return deliver(io, **source, **ledger, options.delivery);
 }
 
 Exit print(Io& io, Selection const& selection) {
-  Status const status = selection.each([&](DeadLetter const& letter, DeadLetters::Entry const&) { return io.out.line(to_line(letter)); });
+  Status const status =
+      selection.each([&](DeadLetter const& letter, DeadLetters::Entry const&) { return io.out.line(to_line(letter)); });
   return status.ok() ? Exit::ok : failed(status);
 }
 
