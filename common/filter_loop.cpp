@@ -218,6 +218,7 @@ class FilterLoop {
   Exit run() {
     Status const status = options_.jobs <= 1 ? run_alone() : run_threads();
     Status const finished = rejects_.finish();
+    if (status.code() == Code::closed && finished.ok()) return Exit::ok;  // the threads were stopped for it: no signal
     for (Status const& failed : {status, finished}) {
       if (failed.ok() || failed.code() == Code::closed || failed.code() == Code::stopped) continue;
       say_error(failed.what());

@@ -237,7 +237,8 @@ Status Receipts::send(std::string const& line) {
       pollfd wait{fd_, POLLOUT, 0};
       ::poll(&wait, 1, -1);
     } else if (errno != EINTR) {
-      return Status::from_errno("receipts channel", errno);
+      std::string const what = Status::from_errno("receipts channel", errno).what();
+      return errno == EPIPE ? Status::temporary(what) : Status::defect(what);
     }
   }
 }

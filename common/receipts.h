@@ -81,7 +81,7 @@ class Receipts {
   // The positions of a record's `delivery`, as written in JSON. False: missing, or not of this run.
   [[nodiscard]] bool positions_of(std::string_view raw, std::vector<Position>& positions) const;
 
-  // Each says nothing where inactive. Code::closed: nobody reads the channel any more; the source is gone.
+  // Each says nothing where inactive. Code::temporary: nobody reads the channel any more; the source is gone.
   [[nodiscard]] Status announce(std::string_view sink);
   [[nodiscard]] Status stored(PositionList const& positions) { return settle(positions, "stored", {}); }
   [[nodiscard]] Status last(PositionList const& positions) { return settle(positions, "last", {}); }

@@ -97,12 +97,14 @@ class SinkLoop {
   }
 
  private:
+  // A channel that nobody reads: the source is gone, and with it whoever would hear of success.
+  static Status source_gone() { return Status::temporary("receipts channel: the source is gone"); }
+
   Exit end(Status const& status) {
     if (Status finished = rejects_.finish(); !finished.ok() && status.ok()) return end(finished);
     if (!status.ok() && status.code() != Code::stopped) {
-      say_error(status.what());
-      // A channel that nobody reads: the source is gone, and with it whoever would hear of success.
-      return status.code() == Code::closed ? Exit::temporary : status.exit();
+      if (status.code() != Code::closed) say_error(status.what());  // --dry-run: who looked has seen enough
+      return status.exit();
     }
     if (!status.ok() && !io_.receipts.active()) say_error(fmt::format("stopped, not all is stored: {}", status.what()));
     if (stopping()) return stop_signal() == SIGINT ? Exit::interrupted : Exit::terminated;
@@ -299,7 +301,7 @@ class SinkLoop {
     Backoff backoff(std::chrono::milliseconds(100), std::chrono::seconds(30));
     std::optional<Duration> failing_since;
     while (!records.empty()) {
-      if (io_.receipts.abandoned()) return {Code::closed, "the source is gone"};
+      if (io_.receipts.abandoned()) return source_gone();
       Outcomes outcomes(records.size());
       Status status = sink_.deliver(records, outcomes);
       std::vector<SinkRecord> left;
@@ -465,7 +467,7 @@ class SinkLoop {
     if (give_up_ && now - *since > *give_up_) return Status::temporary(fmt::format("gave up: {}", why));
     for (Duration const until = now + time; io_.clock.steady() < until;) {
       if (stopping() && since && io_.clock.steady() - *since > std::chrono::seconds(2)) return {Code::stopped, why};
-      if (io_.receipts.abandoned()) return {Code::closed, "the source is gone"};
+      if (io_.receipts.abandoned()) return source_gone();
       Duration const left = std::min<Duration>(until - io_.clock.steady(), std::chrono::milliseconds(100));
       if (left > Duration::zero()) std::this_thread::sleep_for(left);
     }

@@ -12,10 +12,11 @@ namespace inflight {
 
 namespace {
 
-// A descriptor 0 to 2 that is closed would be given to the next file opened, which messages then overwrite.
+// A descriptor 0 to 2 that is closed would be given to the next file opened, which messages then overwrite. Opened the
+// wrong way round, so that whoever reads or writes records there fails as he would have: nothing is lost in silence.
 void fill_standard_descriptors() {
   for (int fd = 0; fd <= 2; ++fd) {
-    if (::fcntl(fd, F_GETFD) == -1) (void)::open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY);
+    if (::fcntl(fd, F_GETFD) == -1) (void)::open("/dev/null", fd == 1 ? O_RDONLY : O_WRONLY);
   }
 }
 
@@ -29,13 +30,13 @@ int tool_main(int argc, char** argv, Exit (*run)(Cli& cli, Io& io)) {
   Io io;
   Exit exit = Exit::defect;
   try {
+    Cli cli(argc, argv);
     auto receipts = Receipts::open();
     if (!receipts) {
       say_error(receipts.status().what());
       return static_cast<int>(Exit::usage);
     }
     io.receipts = *receipts;
-    Cli cli(argc, argv);
     exit = run(cli, io);
     if (Status status = io.out.close(); !status.ok() && status.code() != Code::closed) {
       say_error(status.what());

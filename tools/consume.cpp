@@ -23,7 +23,7 @@ struct Options {
 };
 
 Exit failed(Status const& status) {
-  say_error(status.what());
+  if (status.code() != Code::closed) say_error(status.what());
   return status.exit();
 }
 
@@ -34,18 +34,18 @@ std::string age(std::optional<Duration> lag) {
 Exit list(Io& io, Options const& options) {
   auto subscribers = list_subscribers(io.clock, options.exchange);
   if (!subscribers) return failed(subscribers.status());
-  Status status = io.out.line(fmt::format("{:<20} {:>12} {:>10} {:>10} {:>7} {:>7}  {}", "SUBSCRIBER", "CURSOR", "BEHIND", "LAG", "DEAD",
-                                          "LOST", "STATE"));
+  Status status = io.out.line(fmt::format("{:<20} {:>12} {:>10} {:>10} {:>7} {:>7}  {}", "SUBSCRIBER", "CURSOR",
+                                          "BEHIND", "LAG", "DEAD", "LOST", "STATE"));
   for (Subscriber const& s : *subscribers) {
     std::string state = s.running ? "running" : "stopped";
     if (s.optional) state += ", optional";
     if (!s.note.empty()) state += "; " + s.note;
     if (status.ok()) {
-      status = io.out.line(fmt::format("{:<20} {:>12} {:>10} {:>10} {:>7} {:>7}  {}", s.name, s.cursor, s.behind, age(s.lag), s.dead,
-                                       s.lost, state));
+      status = io.out.line(fmt::format("{:<20} {:>12} {:>10} {:>10} {:>7} {:>7}  {}", s.name, s.cursor, s.behind,
+                                       age(s.lag), s.dead, s.lost, state));
     }
   }
-  return status.exit();
+  return status.ok() ? Exit::ok : failed(status);
 }
 
 // `lag=5m,dead=0,behind=1000`: silent, or one line and 1.
@@ -92,14 +92,14 @@ Exit print(Io& io, EventSource& source, Ledger& ledger, Options const& options) 
     auto got = (*reader)->read(cursor, event);
     if (!got) return failed(got.status());
     if (*got == EventReader::Got::event) {
-      if (Status status = io.out.line(event.line); !status.ok()) return status.exit();
+      if (Status status = io.out.line(event.line); !status.ok()) return failed(status);
       ++counters().records;
       ledger.settle(cursor, event.position);
     }
     bool const idle = *got != EventReader::Got::event;
     if (idle || io.clock.steady() - saved > std::chrono::seconds(1) || stopping()) {
       saved = io.clock.steady();
-      if (Status status = io.out.flush(); !status.ok()) return status.exit();
+      if (Status status = io.out.flush(); !status.ok()) return failed(status);
       if (Status status = ledger.save(); !status.ok()) return failed(status);
     }
     if (stopping()) return stop_signal() == 2 ? Exit::interrupted : Exit::terminated;
@@ -117,7 +117,8 @@ Exit consume(Io& io, Options& options) {
     Status const status = remove_subscriber(io.disk, files);
     return status.ok() ? Exit::ok : failed(status);
   }
-  if (Status status = register_subscriber(io.disk, io.clock, files, options.from, options.optional); !status.ok()) return failed(status);
+  if (Status status = register_subscriber(io.disk, io.clock, files, options.from, options.optional); !status.ok())
+    return failed(status);
   if (options.registering) return Exit::ok;
   auto lock = files.take();
   if (!lock) return failed(lock.status());
@@ -135,13 +136,15 @@ Exit run(Cli& cli, Io& io) {
   Options options;
   cli.purpose("Run a pipeline on the events of an exchange as a subscriber; each is settled, or delivered again.",
               {"consume fleet/ --as data -- 'xml2json | sql-write sqlite:fleet.db'",
-               "consume fleet/ --as backfill --until-empty -- s3-archive put archive/", "consume fleet/ --check lag=5m,dead=0"});
+               "consume fleet/ --as backfill --until-empty -- s3-archive put archive/",
+               "consume fleet/ --check lag=5m,dead=0"});
   cli.positional("EXCHANGE", options.exchange, "a folder (the journal)");
   cli.option("--as", options.as, "the subscriber's name");
   cli.option("--from", options.from, "where a new subscriber begins: earliest, latest, a time, a position");
   cli.flag("--until-empty", options.delivery.until_empty, "end when every event is settled, instead of following");
   cli.option("--limit", options.limit, "end after so many events");
-  cli.flag("--optional", options.optional, "a new subscriber is parked, rather than blocking publishers, when the exchange is full");
+  cli.flag("--optional", options.optional,
+           "a new subscriber is parked, rather than blocking publishers, when the exchange is full");
   cli.flag("--register", options.registering, "only make the subscriber");
   cli.flag("--remove", options.remove, "end the subscriber: its cursor and dead letters are deleted");
   cli.flag("--list", options.list, "show all subscribers");
