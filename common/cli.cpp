@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -40,6 +41,13 @@ class OptionsFile final : public CLI::Config {
     return options;
   }
 };
+
+Exit print(std::string const& text) {
+  Status const status = write_all(STDOUT_FILENO, text, "standard output");
+  if (status.ok() || status.code() == Code::closed) return Exit::ok;
+  say_error(status.what());
+  return Exit::defect;
+}
 
 }  // namespace
 
@@ -81,6 +89,11 @@ Cli::Cli(int argc, char** argv) : state_(std::make_unique<State>()) {
     } else if (word == "--") {
       behind = s.has_dashes = true;
     } else {
+      // Known before all else, so that even a usage error is told as asked for.
+      if (word == "--log-format=json" ||
+          (word == "json" && !s.arguments.empty() && s.arguments.back() == "--log-format")) {
+        set_log_format(LogFormat::json);
+      }
       s.arguments.push_back(word);
     }
   }
@@ -212,18 +225,18 @@ std::optional<Exit> Cli::parse() {
     std::vector<std::string> arguments(s.arguments.rbegin(), s.arguments.rend());
     s.app.parse(std::move(arguments));
   } catch (CLI::CallForHelp const&) {
-    std::string const help = s.app.help();
-    return write_all(1, help, "standard output").ok() ? Exit::ok : Exit::defect;
+    return print(s.app.help());
   } catch (CLI::CallForVersion const& version) {
-    return write_all(1, std::string(version.what()) + "\n", "standard output").ok() ? Exit::ok : Exit::defect;
+    return print(std::string(version.what()) + "\n");
   } catch (CLI::ParseError const& error) {
     std::string what = error.what();
+    if (dynamic_cast<CLI::FileError const*>(&error) != nullptr) what.insert(0, "--options: ");
     for (char& c : what) {
       if (c == '\n') c = ' ';
     }
     return wrong(fmt::format("{} (try --help)", what));
   }
-  if (s.log_format == "json") set_log_format(LogFormat::json);
+  set_log_format(s.log_format == "json" ? LogFormat::json : LogFormat::text);
   return std::nullopt;
 }
 

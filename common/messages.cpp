@@ -27,15 +27,20 @@ Messages& messages() {
   return instance;
 }
 
-// `scheme://user:password@host` loses its password; so do the values of arguments that are named like secrets.
+// `scheme://user:password@host` loses its password, `https://token@host` its token; so do the values of arguments that
+// are named like secrets.
 std::string redact_urls(std::string text) {
   for (std::size_t at = 0; (at = text.find("://", at)) != std::string::npos; at += 3) {
     std::size_t const begin = at + 3;
     std::size_t const end = std::min(text.find_first_of("/?# \t\n\"'", begin), text.size());
     std::size_t const host = text.rfind('@', end);
+    if (host == std::string::npos || host < begin || host >= end) continue;
     std::size_t const colon = text.find(':', begin);
-    if (host == std::string::npos || host < begin || host >= end || colon > host) continue;
-    text.replace(colon + 1, host - colon - 1, "***");
+    bool const web =
+        text.compare(at >= 4 ? at - 4 : 0, 4, "http") == 0 || text.compare(at >= 5 ? at - 5 : 0, 5, "https") == 0;
+    if (colon > host && !web) continue;  // a name alone; of a web address it may be a token
+    std::size_t const from = colon > host ? begin : colon + 1;
+    text.replace(from, host - from, "***");
   }
   for (std::string_view name : {"password=", "token=", "secret=", "access_token=", "auth=", "p="}) {
     for (std::size_t at = 0; (at = text.find(name, at)) != std::string::npos; at += name.size()) {

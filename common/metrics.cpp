@@ -3,11 +3,14 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <condition_variable>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "common/messages.h"
 #include "common/units.h"
@@ -25,6 +28,7 @@ struct Progress::State {
   std::mutex mutex;
   std::condition_variable wake;
   bool stop = false;
+  bool told = false;  // that the file cannot be written
   std::thread thread;
   std::uint64_t last_records = 0, last_bytes = 0;
   Duration last_at{};
@@ -51,7 +55,7 @@ struct Progress::State {
     }
   }
 
-  void write_file() const {
+  void write_file() {
     Counters& c = counters();
     std::string text;
     auto add = [&](char const* name, char const* type, char const* help, double value) {
@@ -69,8 +73,14 @@ struct Progress::State {
       add("lag_seconds", "gauge", "Age of the oldest unsettled event.", static_cast<double>(c.lag_ns) / 1e9);
     }
     std::string const temporary = fmt::format("{}.{}.tmp", options.metrics_file, ::getpid());
-    std::ofstream(temporary) << text;  // not durable on purpose: it is out of date in a second
-    (void)std::rename(temporary.c_str(), options.metrics_file.c_str());
+    std::ofstream file(temporary);
+    file << text;
+    file.close();  // not durable on purpose: it is out of date in a second
+    if (file && std::rename(temporary.c_str(), options.metrics_file.c_str()) == 0) return;
+    int const error = errno;
+    (void)std::remove(temporary.c_str());
+    if (!std::exchange(told, true))
+      say_warning(fmt::format("--metrics {}: {}", options.metrics_file, std::strerror(error)));
   }
 
   void run() {
