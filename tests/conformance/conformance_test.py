@@ -1,0 +1,801 @@
+"""What every tool keeps, whatever it does: one suite over the list that CMake makes (tools.txt).
+
+TOOLS says of each tool how it is called in its simplest useful way. A tool that is not there fails the suite.
+"""
+import contextlib
+import fcntl
+import glob
+import json
+import os
+import pathlib
+import re
+import select
+import shutil
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from harness import BIN, Server, run, tool, wait_for  # noqa: E402
+
+SECRET = "hunter2secret"
+TOKEN = "tok1"
+
+
+def event(n, **changes):
+    attributes = {"specversion": "1.0", "id": f"e{n}", "source": "conformance", "type": "t", "subject": f"u{n}",
+                  "recordedtime": f"2018-07-01T00:00:00.{n:09}Z", "datacontenttype": "application/xml",
+                  "data": f"<bsu id='{n}'/>"}
+    attributes.update(changes)
+    return json.dumps(attributes)
+
+
+def lines(*records):
+    return "".join(r + "\n" for r in records)
+
+
+def events(count):
+    return lines(*(event(n) for n in range(1, count + 1)))
+
+
+def ids_of(text):
+    return [json.loads(line)["id"] for line in text.splitlines()]
+
+
+def ids(count):
+    return [f"e{n}" for n in range(1, count + 1)]
+
+
+def in_order(names):
+    return sorted(names, key=lambda name: int(name[1:]))
+
+
+class Kind:
+    """One way to call a tool. `words` and `options` make its command line, for a folder `box` that prepare() filled."""
+    reads = False  # takes records from standard input
+    options = ()
+
+    def __init__(self, name):
+        self.name = name
+
+    def __str__(self):
+        return " ".join([self.name, *self.flat()])
+
+    def prepare(self, box):
+        pass
+
+    def prepare_empty(self, box):
+        self.prepare(box)
+
+    def words(self, box):
+        return []
+
+    def flat(self):
+        return [word for name, value in self.options for word in (f"--{name}", value) if word is not None]
+
+    def command(self, box, *more):
+        return [tool(self.name), *self.words(box), *self.flat(), *more]
+
+    def printing(self, box):
+        """A command line that writes records to standard output."""
+        return self.command(box)
+
+    def idling(self, box):
+        """One that goes on until it is stopped, with its input open."""
+        return self.command(box)
+
+    def stored(self, box, stdout):
+        """The ids of what the destination holds."""
+        return in_order(ids_of(stdout))
+
+    def with_secrets(self, box):
+        """Command lines that fail, with SECRET where people put theirs."""
+        url = f"https://user:{SECRET}@host/x?token={SECRET}"
+        return [self.command(box, "--no-such-option", url), self.command(box, "--metrics", url, "--jobs", url)]
+
+
+class Filter(Kind):
+    reads = True
+
+    def __init__(self, name, *options):
+        super().__init__(name)
+        self.options = options
+
+    def with_secrets(self, box):
+        url = f"https://user:{SECRET}@host/x?token={SECRET}"
+        return super().with_secrets(box) + [[tool("xml2json"), url], [tool("xml2json"), f"https://{SECRET}@host/x"]]
+
+
+class Sink(Kind):
+    reads = True
+
+    def printing(self, box):
+        return self.command(box, "--dry-run")
+
+
+class Publish(Sink):
+    def words(self, box):
+        return [f"{box}/exchange"]
+
+    def stored(self, box, stdout):
+        files = sorted(glob.glob(f"{box}/exchange/*.ndjson"))
+        return in_order(ids_of("".join(pathlib.Path(f).read_text() for f in files)))
+
+    def with_secrets(self, box):
+        return super().with_secrets(box) + [[tool(self.name), f"amqp://user:{SECRET}@host/"]]
+
+
+class SqlWrite(Sink):
+    options = (("table", "reading"), ("key", "id"), ("column", "id=id"), ("column", "subject=subject"))
+
+    def words(self, box):
+        return [f"sqlite:{box}/x.db"]
+
+    def stored(self, box, stdout):
+        if not os.path.exists(f"{box}/x.db"):
+            return []
+        with contextlib.closing(sqlite3.connect(f"{box}/x.db")) as database:
+            if not database.execute("select 1 from sqlite_master where name = 'reading'").fetchall():
+                return []
+            return in_order(row[0] for row in database.execute("select id from reading"))
+
+    def with_secrets(self, box):
+        return super().with_secrets(box) + [[tool(self.name), f"postgresql://user:{SECRET}@host/db?password={SECRET}"],
+                                            [tool(self.name), f"mysql://user:{SECRET}@host/db", "--table", "t"]]
+
+
+class ArchivePut(Sink):
+    options = (("max-age", "50ms"),)
+
+    def words(self, box):
+        return ["put", f"{box}/archive"]
+
+    def stored(self, box, stdout):
+        if not os.path.isdir(f"{box}/archive"):
+            return []
+        return in_order(ids_of(run([tool("s3-archive"), "get", f"{box}/archive"]).stdout))
+
+    def with_secrets(self, box):
+        return super().with_secrets(box) + [[tool(self.name), "put", f"s3://user:{SECRET}@bucket/x?secret={SECRET}"]]
+
+
+class ArchiveGet(Kind):
+    def prepare(self, box, count=600):
+        done = run([tool("s3-archive"), "put", f"{box}/archive"],
+                   "".join(event(n, data="x" * 500) + "\n" for n in range(1, count + 1)))
+        assert done.exit == 0, done
+
+    def prepare_empty(self, box):
+        self.prepare(box, 0)
+
+    def words(self, box):
+        return ["get", f"{box}/archive"]
+
+    idling = None  # it ends by itself
+
+
+class BsuFetch(Kind):
+    """Of a fleet that answers on loopback."""
+    fleet = None
+    options = (("once", None),)
+
+    def prepare(self, box):
+        shutil.copy(self.fleet.dir / "fleet.txt", f"{box}/fleet.txt")
+
+    def words(self, box):
+        return ["--devices", f"{box}/fleet.txt"]
+
+    def idling(self, box):
+        return [tool(self.name), *self.words(box), "--every", "1s"]
+
+    def stored(self, box, stdout):
+        return [json.loads(line)["id"] for line in stdout.splitlines()]
+
+    def with_secrets(self, box):
+        pathlib.Path(f"{box}/secret.txt").write_text(
+            f"u1 http://user:{SECRET}@127.0.0.1:1/x?token={SECRET}\nu2 http://{SECRET}@127.0.0.1:1/y\n")
+        pathlib.Path(f"{box}/wrong.txt").write_text(f"u1 htp://user:{SECRET}@127.0.0.1:1/x?token={SECRET}\n")
+        pathlib.Path(f"{box}/header").write_text(f"Authorization: Bearer {SECRET}\n")
+        pathlib.Path(f"{box}/bad-header").write_text(f"Authorization Bearer {SECRET}\n")
+        return super().with_secrets(box) + [
+            [tool(self.name), "--url", f"http://user:{SECRET}@host/{{id}}", "--ids", f"{box}/fleet.txt", "--once"],
+            [tool(self.name), "--url", f"http://host/{{id}}?token={SECRET}", "--ids", f"{box}/fleet.txt", "--once"],
+            [tool(self.name), "--devices", f"{box}/secret.txt", "--once", "--emit-failures"],
+            [tool(self.name), "--devices", f"{box}/wrong.txt", "--once", "--emit-failures"],
+            [tool(self.name), "--devices", f"{box}/secret.txt", "--once", "--header-file", f"{box}/header"],
+            [tool(self.name), "--devices", f"{box}/secret.txt", "--once", "--header-file", f"{box}/bad-header"]]
+
+
+class Consume(Kind):
+    options = (("as", "s"), ("until-empty", None))
+
+    def prepare(self, box, count=3000):
+        assert run([tool("publish"), f"{box}/exchange"], events(count)).exit == 0
+
+    def prepare_empty(self, box):
+        self.prepare(box, 0)
+
+    def words(self, box):
+        return [f"{box}/exchange"]
+
+    def idling(self, box):
+        return [tool(self.name), f"{box}/exchange", "--as", "s"]
+
+    def with_secrets(self, box):
+        return super().with_secrets(box) + [[tool(self.name), f"amqp://user:{SECRET}@host/", "--as", "s"],
+                                            [tool(self.name), f"/nowhere/https://user:{SECRET}@host", "--as", "s"]]
+
+
+class DlqReplay(Kind):
+    """Letters of events that xml2json rejects."""
+    options = (("as", "s"), ("export", None))
+
+    def prepare(self, box, count=1000):
+        bad = lines(*(event(n, data="<broken") for n in range(1, count + 1)))
+        assert run([tool("publish"), f"{box}/exchange"], bad).exit == 0
+        done = run([tool("consume"), f"{box}/exchange", "--as", "s", "--until-empty", "--",
+                    f"{tool('xml2json')} | {tool('sql-write')} sqlite:{box}/x.db --table t"])
+        assert done.exit == 0, done
+
+    def prepare_empty(self, box):
+        self.prepare(box, 0)
+
+    def words(self, box):
+        return [f"{box}/exchange"]
+
+    def stored(self, box, stdout):
+        return in_order(json.loads(line)["event"]["id"] for line in stdout.splitlines())
+
+    idling = None
+
+    def with_secrets(self, box):
+        return super().with_secrets(box) + [[tool(self.name), f"amqp://user:{SECRET}@host/", "--as", "s"],
+                                            [tool(self.name), f"/nowhere/https://user:{SECRET}@host", "--as", "s"]]
+
+
+TOOLS = {
+    "bsu-fetch": [BsuFetch("bsu-fetch")],
+    "consume": [Consume("consume")],
+    "dlq-replay": [DlqReplay("dlq-replay")],
+    "publish": [Publish("publish")],
+    "s3-archive": [ArchivePut("s3-archive"), ArchiveGet("s3-archive")],
+    "sql-write": [SqlWrite("sql-write")],
+    "xml2json": [Filter("xml2json"), Filter("xml2json", ("jobs", "2"))],
+}
+WITH_PIPELINE = {  # how a source is given a pipeline, here one that waits for its end of input and then for a file
+    "bsu-fetch": lambda box: [tool("bsu-fetch"), "--devices", f"{box}/fleet.txt", "--every", "1s", "--ack", "exit",
+                              "--dead-letters", f"{box}/dead.ndjson"],
+    "consume": lambda box: [tool("consume"), f"{box}/exchange", "--as", "s", "--ack", "exit"],
+    "dlq-replay": lambda box: [tool("dlq-replay"), f"{box}/exchange", "--as", "s", "--ack", "exit"],
+}
+LISTED = (BIN.parent / "tools.txt").read_text().split()
+
+
+class Channel:
+    """A receipts channel as a source hands it out."""
+
+    def __init__(self):
+        self.reader, self.writer = os.pipe()
+        about = os.fstat(self.writer)
+        self.env = dict(os.environ, RECEIPTS_FD=f"{self.writer}:{about.st_dev}:{about.st_ino}:{TOKEN}",
+                        RECEIPTS_SOURCE="test")
+        self._text = b""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close_reader()
+        os.close(self.writer)
+
+    def close_reader(self):
+        if self.reader is not None:
+            os.close(self.reader)
+        self.reader = None
+
+    def read(self):
+        """What has been said so far."""
+        while select.select([self.reader], [], [], 0)[0]:
+            self._text += os.read(self.reader, 65536)
+        return [json.loads(line) for line in self._text.decode().splitlines()]
+
+    def positions(self, *statuses):
+        """The positions that lines of these statuses name."""
+        found = set()
+        for line in self.read():
+            if line.get("status") in statuses:
+                for part in line["delivery"].split(":")[1].split(","):
+                    first, _, last = part.partition("-")
+                    found.update(range(int(first.split("/")[0]), int((last or first).split("/")[0]) + 1))
+        return found
+
+
+def delivered(n, **changes):
+    return f'{{"delivery":"{TOKEN}:{n}",' + event(n, **changes)[1:]
+
+
+def drained(fd):
+    """Whether a pipe is empty: its reader has taken all."""
+    return struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0] == 0
+
+
+class Conformance(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.sim = Server([tool("bsu-sim"), "--port", "0", "--units", "200", "--devices", "{dir}/fleet.txt"])
+        cls.sim.__enter__()
+        BsuFetch.fleet = cls.sim
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.sim.__exit__()
+
+    @contextlib.contextmanager
+    def box(self):
+        with tempfile.TemporaryDirectory(prefix="inflight-test-") as folder:
+            yield folder
+
+    @staticmethod
+    def kinds(reads=None):
+        return [kind for kinds in TOOLS.values() for kind in kinds if reads is None or kind.reads == reads]
+
+    @contextlib.contextmanager
+    def ready(self, kind, prepare="prepare"):
+        """A subtest for one way to call a tool, with a folder made ready for it."""
+        with self.subTest(str(kind)), self.box() as box:
+            if prepare:
+                getattr(kind, prepare)(box)
+            yield box
+
+    def assert_messages(self, kind, stderr, count=None):
+        """One line each, `tool: what: why`."""
+        self.assertTrue(stderr == "" or stderr.endswith("\n"), stderr)
+        for line in stderr.splitlines():
+            self.assertRegex(line, rf"^{re.escape(kind.name)}: \S.*: \S.*$")
+        if count is not None:
+            self.assertEqual(len(stderr.splitlines()), count, stderr)
+
+    def assert_fails(self, kind, result, status):
+        self.assertEqual(result.exit, status, result.stderr)
+        self.assert_messages(kind, result.stderr, 1)
+
+    def assert_silent(self, result, status=0):
+        self.assertEqual((result.exit, result.stderr), (status, ""))
+
+    def test_the_table_has_every_tool_and_no_other(self):
+        self.assertEqual(sorted(TOOLS), sorted(LISTED))
+        for name in LISTED:
+            self.assertEqual("-- PIPELINE" in run([tool(name), "--help"]).stdout, name in WITH_PIPELINE, name)
+
+    def test_success_is_silent(self):
+        for kind in self.kinds():
+            with self.ready(kind) as box:
+                result = run(kind.command(box), events(3) if kind.reads else "")
+                self.assert_silent(result)
+                if kind.reads:
+                    self.assertEqual(kind.stored(box, result.stdout), ids(3))
+                else:
+                    self.assertGreater(len(kind.stored(box, result.stdout)), 100)
+
+    def test_empty_input_is_nothing_to_do(self):
+        for kind in self.kinds():
+            if kind.name == "bsu-fetch":
+                continue  # a fleet of no units is a mistake: cli/bad_input_test
+            with self.ready(kind, prepare="prepare_empty") as box:
+                result = run(kind.command(box))
+                self.assert_silent(result)
+                self.assertEqual((result.stdout, kind.stored(box, result.stdout)), ("", []))
+
+    def test_a_last_line_without_newline_counts_in_a_plain_pipe(self):
+        for kind in self.kinds(reads=True):
+            with self.ready(kind) as box:
+                result = run(kind.command(box), events(3)[:-1])
+                self.assert_silent(result)
+                self.assertEqual(kind.stored(box, result.stdout), ids(3))
+
+    # What no tool can make a record of: it is rejected with its line number, and the lines around it are stored.
+    BAD_LINES = {
+        "very long": (event(2, data="x" * 20000).encode(), "20.*--max-record"),
+        "bad UTF-8": (event(2, data="@@").encode().replace(b"@@", b"\xff\xfe"), "UTF-8"),
+        "NUL": (event(2, data="@@").encode().replace(b"@@", b"a\0b"), ""),
+        "empty": (b"", ""),
+        "array": (b"[1,2]", ""),
+        "number": (b"17", ""),
+        "text": (b"hello", ""),
+        "half": (event(2).encode()[:-20], ""),
+        "two records": (event(2).encode() + event(2).encode(), ""),
+    }
+
+    def test_a_bad_line_is_rejected_and_the_others_are_stored(self):
+        for kind in self.kinds(reads=True):
+            with self.ready(kind) as box:
+                for name, (bad, reason) in self.BAD_LINES.items():
+                    with self.subTest(bad=name), self.box() as inner:
+                        text = event(1).encode() + b"\n" + bad + b"\n" + event(3).encode() + b"\n"
+                        command = kind.command(inner, "--max-record", "10KiB")
+                        result = run(command, text)
+                        self.assert_fails(kind, result, 1)
+                        self.assertRegex(result.stderr, f"^{kind.name}: line 2: .*{reason}")
+                        self.assertEqual(kind.stored(inner, result.stdout), ["e1", "e3"])
+                    with self.subTest(bad=name, dead_letters=True), self.box() as inner:
+                        dead = pathlib.Path(f"{inner}/dead")
+                        result = run(kind.command(inner, "--max-record", "10KiB", "--dead-letters", str(dead)), text)
+                        self.assertEqual(result.exit, 1)
+                        self.assertEqual(kind.stored(inner, result.stdout), ["e1", "e3"])
+                        (letter,) = [json.loads(line) for line in dead.read_bytes().splitlines()]
+                        self.assertEqual((letter["line"], letter["by"]), (2, kind.name))
+                        self.assertTrue(letter["reason"])
+
+    def test_a_line_over_the_default_limit_is_rejected(self):
+        long = event(2, data="x" * (17 << 20))
+        for kind in self.kinds(reads=True):
+            with self.ready(kind) as box:
+                result = run(kind.command(box), lines(event(1), long, event(3)))
+                self.assert_fails(kind, result, 1)
+                self.assertLess(len(result.stderr), 300)
+                self.assertEqual(kind.stored(box, result.stdout), ["e1", "e3"])
+
+    def test_a_full_disk_behind_standard_output_is_a_failure(self):
+        for kind in self.kinds():
+            with self.ready(kind) as box:
+                for command in kind.printing(box), [tool(kind.name), "--help"], [tool(kind.name), "--version"]:
+                    with self.subTest(command=command[1:]), open("/dev/full", "wb") as full:
+                        done = subprocess.run(command, input=events(3).encode(), stdout=full, stderr=subprocess.PIPE,
+                                              timeout=60, check=False)
+                        self.assertEqual(done.returncode, 70)
+                        self.assertEqual(done.stderr.decode(),
+                                         f"{kind.name}: standard output: No space left on device\n")
+
+    def test_a_closed_standard_output_is_a_failure_where_something_is_written(self):
+        for kind in self.kinds():
+            with self.ready(kind) as box:
+                result = run(["bash", "-c", '"$@" >&-', "bash", *kind.printing(box)], events(3))
+                self.assert_fails(kind, result, 70)
+                self.assertIn("standard output", result.stderr)
+
+    def test_closed_standard_streams_do_no_harm(self):
+        for kind in self.kinds(reads=True):
+            with self.ready(kind) as box:
+                result = run(["bash", "-c", '"$@" 2>&-', "bash", *kind.command(box)], events(3))
+                self.assert_silent(result)
+                self.assertEqual(kind.stored(box, result.stdout), ids(3))
+                with self.box() as other:
+                    result = run(["bash", "-c", '"$@" <&-', "bash", *kind.command(other)])
+                    self.assert_fails(kind, result, 70)  # not read is not empty
+                    self.assertIn("standard input", result.stderr)
+
+    def test_a_reader_that_closes_early_is_no_failure(self):
+        text = events(3000).encode()
+        for kind in self.kinds():
+            with self.ready(kind) as box:
+                for command in kind.printing(box), [tool(kind.name), "--help"]:
+                    with self.subTest(command=command[1:]):
+                        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                                   stderr=subprocess.PIPE)
+                        process.stdout.close()
+                        with contextlib.suppress(BrokenPipeError):
+                            process.stdin.write(text)
+                        with contextlib.suppress(BrokenPipeError):
+                            process.stdin.close()
+                        stderr = process.stderr.read().decode()
+                        process.stderr.close()
+                        self.assertEqual((process.wait(60), stderr), (0, ""))
+
+    def stop(self, kind, box, number):
+        """Signals a tool that has read 5,000 records and waits for more; the exit status, standard error and output."""
+        with open(f"{box}/stdout", "wb") as out:
+            process = subprocess.Popen(kind.idling(box), stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE)
+        if kind.reads:
+            process.stdin.write(events(5000).encode())
+            process.stdin.flush()
+            wait_for(lambda: drained(process.stdin.fileno()), what="the input to be read")
+        else:
+            wait_for(lambda: os.path.getsize(f"{box}/stdout") > 0, what="the first record")
+        process.send_signal(number)
+        status = process.wait(60)
+        process.stdin.close()
+        stderr = process.stderr.read().decode()
+        process.stderr.close()
+        return status, stderr, pathlib.Path(f"{box}/stdout").read_text()
+
+    def test_a_stop_signal_drains_what_was_read(self):
+        for number, status in (signal.SIGTERM, 143), (signal.SIGINT, 130):
+            for kind in self.kinds():
+                with self.ready(kind) as box:
+                    if kind.idling is None:
+                        continue
+                    exit_status, stderr, stdout = self.stop(kind, box, number)
+                    self.assertEqual((exit_status, stderr), (status, ""))
+                    self.assertEqual(stdout[-1:] or "\n", "\n")  # no half line
+                    if kind.reads:
+                        self.assertEqual(kind.stored(box, stdout), ids(5000))
+
+    def test_a_stop_signal_lets_the_pipeline_of_a_source_end(self):
+        for number, status in (signal.SIGTERM, 143), (signal.SIGINT, 130):
+            for name, command in WITH_PIPELINE.items():
+                with self.subTest(name, signal=number), self.box() as box:
+                    TOOLS[name][0].prepare(box)
+                    pipeline = f"touch {box}/started; cat > {box}/got; until [ -e {box}/go ]; do sleep 0.02; done"
+                    process = subprocess.Popen([*command(box), "--", pipeline], stdin=subprocess.DEVNULL,
+                                               stderr=subprocess.PIPE)
+                    wait_for(lambda: os.path.exists(f"{box}/started"), what="the pipeline")
+                    process.send_signal(number)
+                    pathlib.Path(f"{box}/go").touch()
+                    stderr = process.communicate(timeout=60)[1].decode()
+                    self.assertEqual((process.returncode, stderr), (status, ""))
+
+    def test_whole_lines_are_flushed_as_soon_as_input_idles(self):
+        for kind in self.kinds(reads=True):
+            with self.ready(kind) as box:
+                process = subprocess.Popen(kind.printing(box), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                for n in 1, 2:
+                    process.stdin.write((event(n) + "\n").encode() + event(n + 1)[:20].encode() * (n == 2))
+                    process.stdin.flush()
+                    self.assertTrue(select.select([process.stdout], [], [], 30)[0], "no answer while the input is open")
+                    answer = os.read(process.stdout.fileno(), 65536).decode()
+                    self.assertIn(f'"e{n}"', answer)
+                    self.assertTrue(answer.endswith("\n"))
+                process.kill()
+                process.communicate()
+
+    def test_sinks_store_as_soon_as_input_idles(self):
+        for kind in self.kinds(reads=True):
+            with self.ready(kind) as box:
+                if not isinstance(kind, Sink):
+                    continue
+                process = subprocess.Popen(kind.command(box), stdin=subprocess.PIPE)
+                process.stdin.write((event(1) + "\n").encode())
+                process.stdin.flush()
+                wait_for(lambda: kind.stored(box, "") == ["e1"], what="the record to be stored while the input is open")
+                process.stdin.close()
+                self.assertEqual(process.wait(60), 0)
+
+    def test_sources_write_as_soon_as_they_idle(self):
+        for kind in self.kinds(reads=False):
+            with self.ready(kind) as box:
+                if kind.idling is None:
+                    continue
+                process = subprocess.Popen(kind.idling(box), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+                self.assertTrue(select.select([process.stdout], [], [], 30)[0])
+                self.assertIsNone(process.poll())
+                process.terminate()
+                process.communicate(timeout=60)
+
+    # ---- under a source
+
+    def test_receipts_or_passed_on_deliveries_name_every_record(self):
+        for kind in self.kinds(reads=True):
+            with self.ready(kind) as box:
+                with Channel() as channel:
+                    text = lines(delivered(1), delivered(2), delivered(3))
+                    result = run(kind.command(box), text, env=channel.env, pass_fds=[channel.writer])
+                    self.assert_silent(result)
+                    if isinstance(kind, Sink):
+                        self.assertEqual(channel.positions("stored", "last"), {1, 2, 3})
+                        self.assertEqual([line["sink"] for line in channel.read() if "sink" in line], [kind.name])
+                    else:
+                        self.assertEqual([json.loads(line)["delivery"] for line in result.stdout.splitlines()],
+                                         [f"{TOKEN}:{n}" for n in (1, 2, 3)])
+
+    def test_a_bad_record_under_a_source_is_told_on_the_channel_and_the_exit_status_is_0(self):
+        for kind in self.kinds(reads=True):
+            with self.ready(kind) as box:
+                with Channel() as channel:
+                    text = lines(delivered(1), delivered(2, data="x" * 20000), delivered(3)[:-9], delivered(4))
+                    result = run(kind.command(box, "--max-record", "10KiB"), text, env=channel.env,
+                                 pass_fds=[channel.writer])
+                    self.assert_silent(result)
+                    self.assertEqual(channel.positions("rejected"), {2, 3})
+                    self.assertEqual(kind.stored(box, result.stdout), ["e1", "e4"])
+
+    def test_a_half_line_under_a_source_is_neither_processed_nor_rejected(self):
+        for kind in self.kinds(reads=True):
+            with self.ready(kind) as box:
+                with Channel() as channel:
+                    text = lines(delivered(1), delivered(2)) + delivered(3)[:-1]
+                    result = run(kind.command(box), text, env=channel.env, pass_fds=[channel.writer])
+                    self.assert_fails(kind, result, 70)
+                    self.assertIn("line 3", result.stderr)
+                    self.assertNotIn(3, channel.positions("stored", "last", "rejected", "dropped", "held"))
+                    self.assertEqual(kind.stored(box, result.stdout), ["e1", "e2"])
+                    self.assertIn({"exit": 70, "by": kind.name}, channel.read())
+
+    def test_even_a_half_line_that_is_a_whole_record_is_not_processed_under_a_source(self):
+        for kind in self.kinds(reads=True):
+            with self.ready(kind) as box:
+                with Channel() as channel:
+                    result = run(kind.command(box), delivered(1), env=channel.env, pass_fds=[channel.writer])
+                    self.assert_fails(kind, result, 70)
+                    self.assertEqual(kind.stored(box, result.stdout), [])
+
+    def test_a_record_without_delivery_under_a_source_is_a_usage_error(self):
+        for kind in self.kinds(reads=True):
+            with self.ready(kind) as box:
+                for stranger in event(2), event(2, delivery="tok2:2"), event(2, delivery=17), '{"a":1}':
+                    with self.subTest(stranger=stranger), Channel() as channel, self.box() as inner:
+                        result = run(kind.command(inner), lines(delivered(1), stranger), env=channel.env,
+                                     pass_fds=[channel.writer])
+                        self.assert_fails(kind, result, 2)
+                        self.assertIn("delivery", result.stderr)
+                        self.assertEqual(channel.positions("rejected", "dropped"), set())
+                        self.assertNotIn("e2", kind.stored(inner, result.stdout))
+
+    def test_a_channel_that_nobody_reads_stops_the_sink(self):
+        for kind in self.kinds(reads=True):
+            with self.ready(kind) as box:
+                if not isinstance(kind, Sink):
+                    continue
+                with Channel() as channel:
+                    process = subprocess.Popen(kind.command(box), stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+                                               env=channel.env, pass_fds=[channel.writer])
+                    wait_for(lambda: any("sink" in line for line in channel.read()), what="the sink to be there")
+                    channel.close_reader()
+                    process.stdin.write(lines(delivered(1), delivered(2)).encode())
+                    process.stdin.flush()
+                    status = process.wait(60)  # with its input open
+                    with contextlib.suppress(BrokenPipeError):
+                        process.stdin.write(lines(delivered(3)).encode())
+                        process.stdin.close()
+                    stderr = process.stderr.read().decode()
+                    process.stderr.close()
+                    self.assertEqual(status, 75)
+                    self.assert_messages(kind, stderr, 1)
+                    self.assertTrue(set(kind.stored(box, "")) <= {"e1", "e2"})
+                with Channel() as channel, self.box() as other:
+                    channel.close_reader()
+                    result = run(kind.command(other), events(3), env=channel.env, pass_fds=[channel.writer])
+                    self.assert_fails(kind, result, 75)
+                    self.assertEqual(kind.stored(other, ""), [])
+
+    def test_a_rejection_that_nobody_hears_is_a_failure(self):
+        for kind in self.kinds(reads=True):
+            with self.ready(kind) as box:
+                with Channel() as channel:
+                    channel.close_reader()
+                    result = run(kind.command(box), lines(delivered(1)[:-9], delivered(2)), env=channel.env,
+                                 pass_fds=[channel.writer])
+                    self.assert_fails(kind, result, 75)
+
+    def test_a_wrong_receipts_descriptor_is_told_before_anything_is_opened(self):
+        for kind in self.kinds():
+            with self.ready(kind, prepare=None) as box:
+                with open("/dev/null", "wb") as other:
+                    fd = other.fileno()
+                    for text in f"{fd}:1:2:{TOKEN}", f"987:1:2:{TOKEN}", f"{fd}", "x:y:z:t", "-1:1:1:t":
+                        with self.subTest(RECEIPTS_FD=text):
+                            result = run(kind.command(box), events(3), env=dict(os.environ, RECEIPTS_FD=text),
+                                         pass_fds=[other.fileno()])
+                            self.assert_fails(kind, result, 2)
+                            self.assertEqual((result.stdout, os.listdir(box)), ("", []))
+
+    # ---- messages, options, counters
+
+    def test_an_unknown_option_is_a_usage_error_in_one_line(self):
+        for kind in self.kinds():
+            with self.ready(kind, prepare=None) as box:
+                for wrong in ["--no-such-option"], ["--no-such-option=3"], ["--metrics"], ["--log-format", "xml"]:
+                    with self.subTest(wrong=wrong):
+                        result = run(kind.command(box, *wrong), events(3))
+                        self.assert_fails(kind, result, 2)
+                        self.assertEqual((result.stdout, os.listdir(box)), ("", []))
+
+    def test_options_may_stand_in_a_file(self):
+        for kind in self.kinds():
+            with self.ready(kind) as box:
+                content = "# an example\n\nof-another-tool = 17\n"
+                content += "".join(f"{name} = {value or 'true'}\n" for name, value in kind.options)
+                pathlib.Path(f"{box}/opts").write_text(content)
+                result = run([tool(kind.name), *kind.words(box), "--options", f"{box}/opts"], events(3))
+                self.assert_silent(result)
+                if kind.reads:
+                    self.assertEqual(kind.stored(box, result.stdout), ids(3))
+                else:
+                    self.assertGreater(len(kind.stored(box, result.stdout)), 100)
+
+    def test_a_wrong_options_file_is_a_usage_error_in_one_line(self):
+        for kind in self.kinds():
+            with self.ready(kind, prepare=None) as box:
+                for content in "[section]\n", "metrics\nlog-format = xml\n", None:
+                    with self.subTest(content=content), self.box() as inner:
+                        if content is not None:
+                            pathlib.Path(f"{inner}/opts").write_text(content)
+                        result = run(kind.command(box, "--options", f"{inner}/opts"), events(3))
+                        self.assert_fails(kind, result, 2)
+                        self.assertEqual((result.stdout, os.listdir(box)), ("", []))
+
+    def test_messages_are_json_lines_where_that_is_asked_for(self):
+        for kind in self.kinds():
+            with self.ready(kind, prepare=None) as box:
+                failing = [kind.command(box, "--no-such-option")]
+                failing += [kind.command(box)] if kind.reads else []
+                for command in failing:
+                    for option in ["--log-format", "json"], ["--log-format=json"]:
+                        result = run(command + option, "hello\n[]\n")
+                        self.assertIn(result.exit, (1, 2))
+                        self.assertTrue(result.stderr)
+                        for line in result.stderr.splitlines():
+                            message = json.loads(line)
+                            self.assertEqual(list(message), ["time", "level", "tool", "message"])
+                            self.assertEqual((message["tool"], message["level"]), (kind.name, "error"))
+
+    def test_metrics_are_prometheus_text_in_the_end(self):
+        sample = re.compile(r'([a-z_]+)\{tool="([a-z0-9-]+)"\} (-?[0-9.e+-]+|NaN|[+-]Inf)')
+        for kind in self.kinds():
+            with self.ready(kind) as box:
+                text = lines(event(1), "hello", event(3))
+                result = run(kind.command(box, "--metrics", f"{box}/metrics"), text)
+                self.assertEqual(result.exit, 1 if kind.reads else 0)
+                content = pathlib.Path(f"{box}/metrics").read_text()
+                self.assertTrue(content.endswith("\n"))
+                values, types = {}, {}
+                for line in content.splitlines():
+                    if line.startswith("# TYPE "):
+                        _, _, name, kind_of_metric = line.split(" ")
+                        self.assertIn(kind_of_metric, ("counter", "gauge"))
+                        types[name] = kind_of_metric
+                    elif line.startswith("# HELP "):
+                        self.assertRegex(line, r"^# HELP [a-z_]+ \S.*$")
+                    else:
+                        name, of_tool, value = sample.fullmatch(line).groups()
+                        self.assertIn(name, types)
+                        self.assertNotIn(name, values)
+                        self.assertEqual(of_tool, kind.name)
+                        self.assertEqual(types[name] == "counter", name.endswith("_total"))
+                        values[name] = float(value)
+                self.assertEqual(set(values), set(types))
+                if kind.reads:
+                    counts = [values[f"inflight_{name}_total"] for name in ("records", "settled", "rejected")]
+                    self.assertEqual(counts, [3, 2, 1])
+                self.assertEqual([name for name in os.listdir(box) if name.startswith("metrics")], ["metrics"])
+
+    def test_a_metrics_file_that_cannot_be_written_is_told_once(self):
+        for kind in self.kinds():
+            with self.ready(kind) as box:
+                result = run(kind.command(box, "--metrics", f"{box}/nowhere/metrics"), events(3))
+                self.assertEqual(result.exit, 0)
+                self.assert_messages(kind, result.stderr, 1)
+
+    def test_no_secret_is_in_any_message(self):
+        for kind in self.kinds():
+            with self.ready(kind) as box:
+                for command in kind.with_secrets(box):
+                    for more in [], ["--log-format", "json"]:
+                        with self.subTest(command=command[1:], more=more):
+                            result = run([command[0], *more, *command[1:]], events(1))
+                            self.assertNotIn(SECRET, result.stderr + result.stdout)
+                            self.assertTrue(result.stderr, "it says nothing at all")
+
+    def test_no_secret_of_a_file_is_on_a_command_line(self):
+        with self.box() as box:
+            pathlib.Path(f"{box}/header").write_text(f"Authorization: Bearer {SECRET}\n")
+            shutil.copy(self.sim.dir / "fleet.txt", f"{box}/fleet.txt")
+            process = subprocess.Popen(
+                [tool("bsu-fetch"), "--devices", f"{box}/fleet.txt", "--every", "1s", "--header-file", f"{box}/header",
+                 "--metrics", f"{box}/metrics", "--dead-letters", f"{box}/dead", "--", tool("publish"),
+                 f"{box}/exchange"],
+                stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            wait_for(lambda: glob.glob(f"{box}/exchange/*.ndjson"), what="the first events")
+            family = [process.pid]
+            for pid in family:
+                for task in glob.glob(f"/proc/{pid}/task/*/children"):
+                    with contextlib.suppress(OSError):
+                        family += [int(child) for child in pathlib.Path(task).read_text().split()]
+            self.assertGreaterEqual(len(family), 2)
+            for pid in family:
+                for name in "cmdline", "environ", "comm":
+                    self.assertNotIn(SECRET.encode(), pathlib.Path(f"/proc/{pid}/{name}").read_bytes())
+            process.terminate()
+            stderr = process.communicate(timeout=60)[1].decode()
+            self.assertEqual((process.returncode, SECRET in stderr), (143, False))
+            for file in pathlib.Path(box).rglob("*"):
+                if file.is_file() and file.name != "header":
+                    self.assertNotIn(SECRET.encode(), file.read_bytes(), file)
+
+
+if __name__ == "__main__":
+    unittest.main()
