@@ -56,10 +56,10 @@ class ExchangeSink final : public Sink {
         continue;
       }
       indexes_.push_back(i);
-      if (record.is_event()) {
+      if (record.is_event() && !record.attribute("delivery")) {
         lines_.push_back({record.line(), true});
       } else {
-        lines_.push_back({wrapped_.emplace_back(wrap(batch[i])), true});
+        lines_.push_back({wrapped_.emplace_back(event_of(batch[i])), true});
       }
     }
     auto appended = writer_->append(lines_);
@@ -70,7 +70,7 @@ class ExchangeSink final : public Sink {
 
   Status show(SinkRecord const& record, std::string& out) override {
     if (std::string const fault = fault_of(record.record); !fault.empty()) return Status::rejected(fault);
-    out = record.record.is_event() ? std::string(record.record.line()) : wrap(record);
+    out = event_of(record);
     return {};
   }
 
@@ -85,8 +85,10 @@ class ExchangeSink final : public Sink {
     return {};
   }
 
-  // A bare record becomes an event: all of it is its data. Under a source its id, and so all of it, is the same again.
-  std::string wrap(SinkRecord const& bare) const {
+  // An event stays as it is, but for a `delivery` of another run: the next source gives it its own. A bare record
+  // becomes an event: all of it is its data. Under a source its id, and so all of it, is the same again.
+  std::string event_of(SinkRecord const& bare) const {
+    if (bare.record.is_event()) return bare.record.without("delivery");
     std::string event = R"({"specversion":"1.0","id":)";
     append_quoted(event, bare.delivery.empty() ? random_id() : std::string(bare.delivery));
     event += R"(,"source":)";
