@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -338,9 +339,38 @@ Status visit_objects(ObjectStore& store, ArchiveQuery const& query,
     auto const hour = hour_of_key(object.key);
     if (!hour) return true;
     if (query.to && begin_of_hour(*hour) >= *query.to) return false;
+    if (query.pinned && !query.objects.contains(object.key)) return true;
     if (Status status = visit(object); !status.ok()) return status;
     return true;
   });
+}
+
+Status pin_query(Disk& disk, std::string const& path, ObjectStore& store, ArchiveQuery& query) {
+  if (exists(path)) {
+    auto text = read_file(path);
+    if (!text) return text.status();
+    nlohmann::json const pin = nlohmann::json::parse(*text, nullptr, false);
+    if (!pin.is_object() || !pin.contains("objects")) return Status::defect(path + ": damaged, no list of objects");
+    if (pin["subjects"] != nlohmann::json(query.subjects)) {
+      return Status::usage(path + ": was made for other subjects; remove it and the state to begin anew");
+    }
+    query.objects = pin["objects"].get<std::set<std::string>>();
+    query.from = parse_rfc3339(pin.value("from", ""));
+    query.to = parse_rfc3339(pin.value("to", ""));
+    query.pinned = true;
+    return {};
+  }
+  Status const listed = visit_objects(store, query, [&](ObjectStore::Object const& object) {
+    query.objects.insert(object.key);
+    return Status{};
+  });
+  if (!listed.ok()) return listed;
+  query.pinned = true;
+  nlohmann::json const pin = {{"from", query.from ? format_rfc3339(*query.from) : ""},
+                              {"to", query.to ? format_rfc3339(*query.to) : ""},
+                              {"subjects", query.subjects},
+                              {"objects", query.objects}};
+  return replace_file(disk, path, pin.dump() + "\n");
 }
 
 Status archive_get(ObjectStore& store, ArchiveQuery const& query, std::function<Status(std::string_view)> const& emit) {

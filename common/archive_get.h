@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,7 +17,13 @@ namespace inflight {
 struct ArchiveQuery {
   std::optional<Time> from, to;       // from <= recordedtime < to
   std::vector<std::string> subjects;  // empty: all
+  std::set<std::string> objects;      // where `pinned`: only these
+  bool pinned = false;
 };
+
+// Makes a query give the same lines in the same order whenever it is asked again: the range and the objects that are there
+// now are kept in a file, and taken from it where it is there already. Code::usage: it was made for other subjects.
+[[nodiscard]] Status pin_query(Disk& disk, std::string const& path, ObjectStore& store, ArchiveQuery& query);
 
 // The objects of the hours that a query touches, by hour and name.
 [[nodiscard]] Status visit_objects(ObjectStore& store, ArchiveQuery const& query,

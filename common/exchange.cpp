@@ -326,7 +326,7 @@ Result<std::unique_ptr<JournalSource>> JournalSource::open(Io& io, SubscriberFil
   auto watch = journal_watch(files.exchange());
   if (!watch) return watch.status();
   std::unique_ptr<JournalSource> source(new JournalSource(io, files, ledger));
-  source->identity_ = *identity + "/" + files.name();  // a sink's own state (a spool) is a subscriber's
+  source->identity_ = *identity + "." + files.name();  // a sink's own state (a spool) is a subscriber's
   source->watch_ = std::move(*watch);
   source->optional_ = read_settings(files).optional;
   if (limit > 0) source->end_ = ledger.cursor() + limit;

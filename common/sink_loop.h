@@ -32,7 +32,7 @@ struct SinkOptions {
 
   // --batch-records --batch-bytes --linger --max-record --dead-letters --give-up --dry-run, and --on-delete where
   // `deletes`
-  void add_to(Cli& cli, bool deletes = true);
+  void add_to(Cli& cli, bool deletes = true, bool letters = true);
 };
 
 // What became of each record of a batch. A record without an outcome is delivered again.

@@ -9,6 +9,7 @@
 #include "common/messages.h"
 #include "common/metrics.h"
 #include "common/sink_loop.h"
+#include "common/source.h"
 #include "common/stop.h"
 #include "common/tool_main.h"
 
@@ -25,7 +26,7 @@ struct Options {
   inflight::ArchivePutOptions put;
   inflight::SinkOptions sink;
   inflight::ArchiveQuery query;
-  std::uint64_t limit = 0;
+  inflight::SourceOptions source;
   bool json = false;
 };
 
@@ -78,20 +79,20 @@ Exit put(Io& io, Options const& options) {
   return inflight::run_sink(io, sink, options.sink);
 }
 
-Exit get(Io& io, ObjectStore& store, Options const& options) {
-  std::uint64_t count = 0;
-  Status status = inflight::archive_get(store, options.query, [&](std::string_view line) -> Status {
-    if (inflight::stopping()) return {inflight::Code::stopped, ""};
-    ++inflight::counters().records;
-    inflight::counters().bytes += line.size() + 1;
-    if (Status written = io.out.line(line); !written.ok()) return written;
-    if (++count == options.limit) return {inflight::Code::closed, ""};
-    return {};
+Exit get(Io& io, ObjectStore& store, Options& options) {
+  if (!options.source.state.empty()) {
+    if (Status status = inflight::pin_query(io.disk, options.source.state + ".objects", store, options.query); !status.ok()) {
+      return failed(status);
+    }
+  }
+  options.source.identity = "archive " + options.archive;
+  return inflight::run_source(io, options.source, [&](inflight::Outlet& outlet) {
+    // What was in order before a damage is good: it is written.
+    return inflight::archive_get(store, options.query, [&](std::string_view line) -> Status {
+      if (inflight::stopping()) return {inflight::Code::stopped, ""};
+      return outlet.put(line);
+    });
   });
-  // What was in order before a damage is good: it is written.
-  if (Status flushed = io.out.flush(); !flushed.ok() && status.ok()) status = flushed;
-  if (status.code() == inflight::Code::stopped) return stopped();
-  return status.ok() || status.code() == inflight::Code::closed ? Exit::ok : failed(status);
 }
 
 Exit list(Io& io, ObjectStore& store, Options const& options) {
@@ -154,7 +155,7 @@ Exit verify(ObjectStore& store, Options const& options) {
 }
 
 // For get, ls and verify.
-Exit read(Io& io, Options const& options) {
+Exit read(Io& io, Options& options) {
   auto opened = inflight::open_object_store(io.disk, options.archive, false);
   if (!opened) return failed(opened.status());
   ObjectStore& store = **opened;
@@ -169,12 +170,12 @@ std::string misplaced(Options const& options) {
   auto const& put = options.put;
   bool const puts = !put.spool.empty() || put.max_records != fallback.max_records ||
                     put.max_bytes != fallback.max_bytes || put.max_age != fallback.max_age ||
-                    put.level != fallback.level || options.sink.dry_run || !options.sink.dead_letters.empty();
+                    put.level != fallback.level || options.sink.dry_run;
   bool const range = options.query.from || options.query.to;
   std::string const& command = options.command;
   if (command != "put" && puts) return "takes no option of put";
   if (command == "put" && range) return "takes neither --from nor --to";
-  if (command != "get" && (!options.query.subjects.empty() || options.limit > 0))
+  if (command != "get" && (!options.query.subjects.empty() || options.source.limit > 0))
     return "takes neither --subject nor --limit";
   if (command != "ls" && options.json) return "takes no --json";
   return "";
@@ -184,7 +185,8 @@ Exit run(inflight::Cli& cli, Io& io) {
   Options options;
   cli.purpose("keep events in immutable compressed objects by hour, and read them back: put, get, ls, verify",
               {"consume fleet/ --as backfill -- s3-archive put archive/",
-               "s3-archive get archive/ --from 2018-07-01 --to 2018-07-02 | xml2json | sql-write sqlite:july.db",
+               "s3-archive get archive/ --from 2018-07-01 --to 2018-08-01 --state july.state -- 'xml2json | sql-write sqlite:july.db'",
+               "s3-archive get archive/ --from yesterday --subject bsu-00017 | jq .data",
                "s3-archive verify archive/ --from yesterday"});
   cli.positional("command", options.command, "put, get, ls or verify");
   cli.positional("archive", options.archive, "the archive: path of a directory");
@@ -197,11 +199,15 @@ Exit run(inflight::Cli& cli, Io& io) {
   cli.option("--from", options.query.from, "get, ls, verify: records from this recordedtime on");
   cli.option("--to", options.query.to, "get, ls, verify: records before this recordedtime");
   cli.option("--subject", options.query.subjects, "get: only records of this subject; may be repeated");
-  cli.option("--limit", options.limit, "get: end after so many records; 0 for all");
+  options.source.add_to(cli, true);
   cli.flag("--json", options.json, "ls: one JSON object a line");
-  options.sink.add_to(cli, false);
+  options.sink.add_to(cli, false, false);
   if (auto stop = cli.parse()) return *stop;
+  options.sink.dead_letters = options.source.dead_letters;
   std::string const& command = options.command;
+  if (command != "get" && (!options.source.delivery.pipeline.empty() || !options.source.state.empty())) {
+    return cli.wrong(fmt::format("{} takes neither -- PIPELINE nor --state", command));
+  }
   if (command != "put" && command != "get" && command != "ls" && command != "verify") {
     return cli.wrong(fmt::format("{}: not a command: put, get, ls or verify", command));
   }

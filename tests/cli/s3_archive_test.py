@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -251,6 +252,40 @@ class PlainPipe(Folder):
         self.assertEqual(process.wait(30), 143)
         process.stdin.close()
         self.assertEqual(lines(self.archive), collections.Counter([event(1, 1)]))
+
+
+class GetIntoAPipeline(Folder):
+    def test_get_with_a_state_goes_on_after_kills_and_stores_each_event_once(self):
+        lines = [event(n, n % 3600, f"u{n % 7}") for n in range(20000)]
+        put = run([S3, "put", str(self.archive)], stdin="\n".join(lines) + "\n")
+        self.assertEqual((put.exit, put.stderr), (0, ""))
+        writer = f"{tool('sql-write')} sqlite:{self.folder}/got.db --table t --key id --create --column id=id --column n=/n:int"
+        command = [S3, "get", str(self.archive), "--state", f"{self.folder}/state", "--", f"{writer} --batch-records 100"]
+        rng = random.Random(7)
+        for _ in range(6):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                process.wait(rng.uniform(0.005, 0.12))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        # Objects that come meanwhile are not of the range that the state pins.
+        later = run([S3, "put", str(self.archive)], stdin=event(99999, 1) + "\n")
+        self.assertEqual(later.exit, 0)
+        done = run(command)
+        self.assertEqual(done.exit, 0, done.stderr)
+        self.assertIn("complete", done.stderr)
+        rows = sqlite3.connect(f"{self.folder}/got.db").execute("select n from t order by n").fetchall()
+        self.assertEqual([n for n, in rows], list(range(20000)))
+
+    def test_a_state_made_for_other_subjects_is_refused(self):
+        put = run([S3, "put", str(self.archive)], stdin=event(1, 1) + "\n")
+        self.assertEqual(put.exit, 0)
+        line = [S3, "get", str(self.archive), "--state", f"{self.folder}/state"]
+        self.assertEqual(run([*line, "--", "cat >&2; exit 2"]).exit, 2)
+        refused = run([*line, "--subject", "b", "--", "cat"])
+        self.assertEqual(refused.exit, 2)
+        self.assertIn("other subjects", refused.stderr)
 
 
 class BelowASource(Folder):
