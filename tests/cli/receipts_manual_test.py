@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -10,12 +11,18 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import ROOT, run, tool, wait_for  # noqa: E402
 
 CONSUME, PUBLISH = tool("consume"), tool("publish")
+TRICKLE = """import sys, time
+for line in sys.stdin:
+    time.sleep(0.003)
+    print(line, end="", flush=True)
+"""
 
 
 def examples():
@@ -80,6 +87,8 @@ class ReceiptsManualTest(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
         self.exchange = str(self.folder / "exchange")
         self.events = []
+        (self.folder / "trickle.py").write_text(TRICKLE)  # so that a kill meets a sink that is at work
+        self.trickle = f"python3 {self.folder}/trickle.py"
 
     def publish(self, count):
         first = len(self.events)
@@ -105,25 +114,27 @@ class ReceiptsManualTest(unittest.TestCase):
 
     def kill_on_the_way(self, sink, pipeline):
         """kill -9 the sink, and later consume, each while events are on their way that the sink has not seen."""
-        self.publish(30)
+        self.publish(60)
         process = subprocess.Popen([CONSUME, self.exchange, "--as", "reader", "--settle", "2s", "--", pipeline], stderr=subprocess.DEVNULL)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
-        victim = self.stop_one(process, sink, 1)
-        self.publish(20)
-        os.kill(victim, signal.SIGKILL)
+        for count in (5, 25):
+            victim = self.stop_one(process, sink, count)
+            self.publish(20)
+            os.kill(victim, signal.SIGKILL)
         wait_for(lambda: sink.count() >= len(self.events), 120, "all events, after the sink was killed")
         before = sink.count()
         self.publish(20)
-        victim = self.stop_one(process, sink, before + 1)
+        victim = self.stop_one(process, sink, before + 5)
         self.publish(20)
         process.kill()
         process.wait()
         os.kill(victim, signal.SIGCONT)  # it goes on with what it has, and finds nobody to tell
 
     def stop_one(self, process, sink, count):
-        """Stop the sink when it has stored so many."""
+        """Stop the sink somewhere behind the event that makes so many."""
         wait_for(lambda: sink.count() >= count, 120, f"{count} events")
+        time.sleep(0.03 * random.random())
         program = "python3" if sink.kind == "python" else "bash"
         while True:
             found = wait_for(lambda: [pid for pid, name in descendants(process.pid) if name == program], 60, "the sink")
@@ -150,13 +161,14 @@ class ReceiptsManualTest(unittest.TestCase):
             with self.subTest(kind):
                 self.exchange, self.events = str(self.folder / f"exchange-{kind}"), []
                 sink = self.sink(kind)
-                self.kill_on_the_way(sink, sink.command)
-                self.finish(sink.command)
+                pipeline = f"{self.trickle} | {sink.command}"
+                self.kill_on_the_way(sink, pipeline)
+                self.finish(pipeline)
                 self.assert_stored(sink, self.events)
 
     def test_all_records_arrive_after_kill_9_behind_a_foreign_filter_that_splits(self):
         sink = self.sink("python")
-        pipeline = f"""jq -c --unbuffered '(.id += "a"), (.id += "b")' | {sink.command}"""
+        pipeline = f"""jq -c --unbuffered '(.id += "a"), (.id += "b")' | {self.trickle} | {sink.command}"""
         self.kill_on_the_way(sink, pipeline)
         self.finish(pipeline)
         self.assert_stored(sink, [dict(e, id=e["id"] + half) for e in self.events for half in ("a", "b")])
