@@ -1,9 +1,9 @@
 """Job 1 on the embedded defaults while kill -9 meets any of its processes: nothing lost, nothing doubled.
 
-Each seeded round waits for a random time, kills one random process among all that the lines have started (a source,
-consume, the shell, any stage, publish), and starts a line again whose main process is gone. In the end the stores are
-compared with the journal, and the journal with what was published and with what the simulated fleet says that it
-answered.
+Each seeded round waits for a random time, kills a random process, or two, or three, among all that the lines have
+started (a source, consume, the shell, any stage, publish), and starts a line again whose main process is gone. In the
+end the stores are compared with the journal, and the journal with what was published and with what the simulated fleet
+says that it answered.
 
 FAULT_ROUNDS=300 for the long form; SEED=N to begin with the seed of a run before.
 """
@@ -455,18 +455,21 @@ class Job:
         while time.monotonic() < end:
             self.tick()
             time.sleep(min(0.01, max(0, end - time.monotonic())))
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            chosen = self.victim()
-            if chosen and kill(chosen):
-                self.killed[chosen.name] += 1
-                for line in self.lines.values():
-                    if line.process.pid == chosen.pid:
-                        line.process.wait(PATIENCE)
-                break
-            if time.monotonic() > deadline:
-                raise AssertionError("no process to kill")
+        for _ in range(self.random.choice([1, 1, 1, 2, 3])):
+            self.kill_one()
         self.tick()
+
+    def kill_one(self):
+        wait_for(lambda: (chosen := self.victim()) and self.kill(chosen), PATIENCE, "a process to kill")
+
+    def kill(self, chosen):
+        if not kill(chosen):
+            return False
+        self.killed[chosen.name] += 1
+        for line in self.lines.values():
+            if line.process.pid == chosen.pid:
+                line.process.wait(PATIENCE)
+        return True
 
     # ---- while it runs
 
@@ -533,7 +536,7 @@ class Job:
         self.checked += len(new)
 
     def select_keys(self, positions):
-        found, base = [], None
+        found = []
         if not (self.dir / "fleet.db").exists():
             return found
         base = sqlite3.connect(self.dir / "fleet.db", timeout=60)
@@ -563,18 +566,22 @@ class Job:
         self.until(lambda: self.part.ended() and self.part.process.returncode == 0, "publish to exit 0",
                    lambda: self.part.ended() and self.part.start())
         answered = self.answers()[self.generations[-1]:]
-        self.until(lambda: not self.unpublished(answered), "the journal to hold what was fetched",
-                   lambda: self.tell_missing(answered))
+        self.until(lambda: not self.unpublished(answered), "the journal to hold what was fetched", lambda: time.sleep(0.1))
         self.end("fetch", 143)
         for name in SUBSCRIBERS:
             self.end(name, 143)
         self.until(lambda: not self.running(), "the processes of all lines to end")
         for name in SUBSCRIBERS:
             self.lines[name].start("--until-empty")
+        for _ in range(3):
+            time.sleep(self.random.uniform(0, 0.05))
+            if chosen := self.victim():
+                self.kill(chosen)
         for name in SUBSCRIBERS:
-            self.until(self.lines[name].ended, f"{name} --until-empty to end")
-            code = self.lines[name].process.returncode
-            assert code == 0, f"{name} --until-empty exited {code}"
+            line = self.lines[name]
+            self.until(lambda: line.ended() and line.process.returncode != -signal.SIGKILL, f"{name} --until-empty to end",
+                       lambda: line.ended() and line.start("--until-empty"))
+            assert line.process.returncode == 0, f"{name} --until-empty exited {line.process.returncode}"
         self.stop_sampling.set()
         self.sampler.join()
         assert not self.problems, self.problems[0]
@@ -604,11 +611,6 @@ class Job:
         text = b"".join(path.read_bytes() for path in (self.dir / "fleet").glob("*.ndjson"))
         events = [json.loads(line) for line in text.split(b"\n")[:-1] if b'"bsu-' in line]
         return self.match(answered, events)[0]
-
-    def tell_missing(self, answered):
-        for line in ("fetch",):
-            assert not self.lines[line].ended(), f"{line} exited {self.lines[line].process.returncode}"
-        time.sleep(0.1)
 
     @staticmethod
     def match(answered, events):
@@ -748,7 +750,6 @@ class Job:
 
     def clean_up(self, failed):
         self.stop_sampling.set()
-        # Stopped first, so that nothing can start something new behind our back.
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             rest = [p for p in descendants() if p.state not in "ZX"]
@@ -783,15 +784,16 @@ class Job1(unittest.TestCase):
                 job.round()
             job.drain()
             events, dead, stored = job.compare(self)
-            self.assertEqual(sum(job.killed.values()), rounds)
+            self.assertGreaterEqual(sum(job.killed.values()), rounds)
             for figure in (job.fetched, dead, stored, job.samples, job.checked):
                 self.assertGreater(figure, 0, "nothing was tested")
             failed = False
         finally:
             job.clean_up(failed)
         kills = ", ".join(f"{name} {count}" for name, count in sorted(job.killed.items()))
-        print(f"summary: SEED={seed}: {rounds} kills ({kills}); {events} events, {job.fetched} of them fetched "
-              f"({job.lost_with_fetch} in a killed bsu-fetch), stored {stored}, {job.swallowed} only at the second time, dead-lettered {dead}, lost 0, doubled 0; "
+        print(f"summary: SEED={seed}: {rounds} rounds, killed {kills}; {events} events, {job.fetched} of them fetched "
+              f"({job.lost_with_fetch} in a killed bsu-fetch), stored {stored}, {job.swallowed} only at the "
+              f"second time, dead-lettered {dead}, lost 0, doubled 0; "
               f"{job.checked} settled positions checked in {job.samples} samples", flush=True)
 
     def test_the_fleet_loses_and_doubles_nothing_whatever_is_killed(self):
