@@ -13,6 +13,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "common/path.h"
 #include "common/record.h"
 #include "common/status.h"
 

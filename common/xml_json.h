@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/path.h"
 #include "common/record.h"
 #include "common/status.h"
 

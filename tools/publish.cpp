@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "common/path.h"
 #include "common/exchange.h"
 #include "common/messages.h"
 #include "common/metrics.h"

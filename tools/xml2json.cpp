@@ -5,6 +5,7 @@
 #include <csignal>
 #include <tuple>
 
+#include "common/path.h"
 #include "common/filter_loop.h"
 #include "common/messages.h"
 #include "common/metrics.h"

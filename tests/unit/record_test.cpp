@@ -1,3 +1,4 @@
+#include "common/path.h"
 #include "common/record.h"
 
 #include <doctest/doctest.h>

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "common/path.h"
 #include "common/record.h"
 
 using namespace inflight;
