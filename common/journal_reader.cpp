@@ -283,18 +283,24 @@ Result<bool> JournalReader::State::load() {
   IndexRecord const* record = nullptr;
   auto const capacity = index->capacity();
   if (!capacity) return capacity.status();
-  std::uint64_t const expected = journal::kRecordsAt + number * journal::kRecordSize;
+  std::uint64_t unread = number;  // what would be read if nothing were damaged: the record, and where its bytes begin
+  std::uint64_t hole = number == 0 ? 0 : batch_offset;
   for (std::uint64_t n = number; n < *capacity && record == nullptr; ++n) {
     auto const read = record_at(n);
     if (!read) return read.status();
+    if (*read != nullptr && (*read)->end() <= position) {
+      unread = n + 1;
+      hole = (*read)->offset + (*read)->length;
+    }
     if (*read == nullptr || (*read)->end() <= position || (*read)->end() > limit) continue;
     record = *read;
     number = n;
   }
   if (record == nullptr || record->first > position) {
     std::uint64_t const end = record == nullptr ? limit : record->first;
-    return damaged(end, record == nullptr ? batch_offset : record->offset,
-                   fmt::format("{} has no readable record at byte {}", index->path(), expected));
+    return damaged(end, hole,
+                   fmt::format("{} has no readable record at byte {}", index->path(),
+                               journal::kRecordsAt + unread * journal::kRecordSize));
   }
   IndexRecord const batch = *record;
   if (batch.offset < buffer_at || batch.offset + batch.length > buffer_at + buffer_size) {
