@@ -2,7 +2,9 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <charconv>
 #include <nlohmann/json.hpp>
 
@@ -113,7 +115,10 @@ Result<DeadLetters> DeadLetters::open(Disk& disk, std::string const& path) {
   DeadLetters letters;
   letters.disk_ = &disk;
   letters.path_ = path;
-  if (!exists(path)) return letters;  // made with the first letter
+  if (!exists(path)) {  // made with the first letter; that it can be is known before an event is taken
+    if (::access(parent_folder(path).c_str(), W_OK | X_OK) != 0) return Status::from_errno(path, errno);
+    return letters;
+  }
   auto fd = disk.open(path, O_RDWR);
   if (!fd) return fd.status();
   letters.fd_ = std::move(*fd);
