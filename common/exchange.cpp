@@ -2,9 +2,12 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "common/messages.h"
@@ -14,6 +17,11 @@ namespace inflight {
 namespace {
 
 using nlohmann::ordered_json;
+
+constexpr std::uint64_t kReserve = 4 << 20;
+constexpr std::uint64_t kReservePart = 256 << 10;
+
+std::string reserve_path(std::string const& exchange) { return join(exchange, "reserve"); }
 
 struct SubscriberSettings {
   bool optional = false;
@@ -42,7 +50,13 @@ class JournalEvents final : public EventReader {
  public:
   JournalEvents(SubscriberFiles const& files, Ledger const& ledger, bool optional, bool skip_damage, std::uint64_t end,
                 Clock& clock, Disk& disk)
-      : files_(files), ledger_(ledger), optional_(optional), skip_damage_(skip_damage), end_(end), clock_(clock), disk_(disk) {}
+      : files_(files),
+        ledger_(ledger),
+        optional_(optional),
+        skip_damage_(skip_damage),
+        end_(end),
+        clock_(clock),
+        disk_(disk) {}
 
   Result<Got> read(std::uint64_t position, Event& event) override {
     if (position >= end_) return Got::end;
@@ -92,7 +106,8 @@ class JournalEvents final : public EventReader {
 
   // What is lost is recorded, listed, and can be filled from the archive.
   Status record_hole(std::uint64_t first, std::uint64_t end, std::string const& why) {
-    ordered_json const hole = {{"first", first}, {"end", end}, {"why", why}, {"recorded", format_rfc3339(clock_.now())}};
+    ordered_json const hole = {
+        {"first", first}, {"end", end}, {"why", why}, {"recorded", format_rfc3339(clock_.now())}};
     std::string const line = hole.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
     // Each lane, and each start until the cursor is saved behind it, meets the same hole.
     auto known = read_file(files_.holes());
@@ -153,14 +168,17 @@ Result<Fd> SubscriberFiles::take() const {
       ::usleep(50'000);
       continue;
     }
-    return Status::temporary(fmt::format("{}: {} is already run by {}", exchange_, name_, who.empty() ? "another process" : who));
+    return Status::temporary(
+        fmt::format("{}: {} is already run by {}", exchange_, name_, who.empty() ? "another process" : who));
   }
 }
 
-Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& files, std::string const& from, bool optional) {
+Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& files, std::string const& from,
+                           bool optional) {
   if (files.exists()) return {};
   if (files.name().empty() || files.name()[0] == '.' ||
-      files.name().find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != std::string::npos) {
+      files.name().find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") !=
+          std::string::npos) {
     return Status::usage(fmt::format("'{}' is no subscriber's name: letters, digits, '.', '_' and '-'", files.name()));
   }
   auto span = journal_span(files.exchange());
@@ -168,7 +186,8 @@ Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& file
   std::uint64_t first = span->first;
   if (from == "latest") {
     first = span->end;
-  } else if (from != "earliest" && from.find_first_not_of("0123456789") == std::string::npos && !from.empty() && from.size() < 19) {
+  } else if (from != "earliest" && from.find_first_not_of("0123456789") == std::string::npos && !from.empty() &&
+             from.size() < 19) {
     first = std::stoull(from);
     if (first < span->first || first > span->end) {
       return Status::usage(fmt::format("--from {}: {} keeps {} to {}", from, files.exchange(), span->first, span->end));
@@ -182,18 +201,25 @@ Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& file
   }
   auto identity = exchange_identity(files.exchange());
   if (!identity) return identity.status();
-  if (Status status = make_folders(disk, files.folder()); !status.ok()) return status;
   ordered_json const settings = {{"optional", optional}, {"from", from}, {"created", format_rfc3339(clock.now())}};
-  if (Status status = replace_file(disk, files.settings(), settings.dump() + "\n"); !status.ok()) return status;
-  auto ledger = Ledger::open(disk, clock, files.state(), files.letters(), *identity, first);
-  if (!ledger) return ledger.status();
-  return (*ledger)->save();
+  auto make = [&]() -> Status {
+    if (Status status = make_folders(disk, files.folder()); !status.ok()) return status;
+    if (Status status = replace_file(disk, files.settings(), settings.dump() + "\n"); !status.ok()) return status;
+    auto ledger = Ledger::open(disk, clock, files.state(), files.letters(), *identity, first);
+    if (!ledger) return ledger.status();
+    return (*ledger)->save();
+  };
+  Status status = make();
+  while (status.code() == Code::temporary && use_reserve(disk, files.exchange())) status = make();
+  return status;
 }
 
 Result<std::unique_ptr<Ledger>> open_ledger(Disk& disk, Clock& clock, SubscriberFiles const& files) {
   auto identity = exchange_identity(files.exchange());
   if (!identity) return identity.status();
-  return Ledger::open(disk, clock, files.state(), files.letters(), *identity, 0);
+  auto ledger = Ledger::open(disk, clock, files.state(), files.letters(), *identity, 0);
+  if (ledger) (*ledger)->on_full([&disk, exchange = files.exchange()] { return use_reserve(disk, exchange); });
+  return ledger;
 }
 
 Result<std::vector<Subscriber>> list_subscribers(Clock& clock, std::string const& exchange) {
@@ -235,7 +261,8 @@ Status remove_subscriber(Disk& disk, SubscriberFiles const& files) {
   auto lock = files.take();
   if (!lock) return lock.status();
   // The state first: without it there is no subscriber, whatever else a crash leaves.
-  for (std::string const& path : {files.state(), files.letters(), files.replays(), files.holes(), files.settings(), files.run_lock(), files.lock()}) {
+  for (std::string const& path : {files.state(), files.letters(), files.replays(), files.holes(), files.settings(),
+                                  files.run_lock(), files.lock()}) {
     if (Status status = disk.remove(path); !status.ok()) return status;
   }
   auto rest = list_folder(files.folder());
@@ -244,6 +271,36 @@ Status remove_subscriber(Disk& disk, SubscriberFiles const& files) {
   }
   if (::rmdir(files.folder().c_str()) != 0) return Status::from_errno(files.folder(), errno);
   return disk.sync_folder(parent_folder(files.folder()));
+}
+
+Status keep_reserve(Disk& disk, std::string const& exchange) {
+  std::string const path = reserve_path(exchange);
+  auto fd = disk.open(path, O_RDWR | O_CREAT);
+  if (!fd) return fd.status();
+  auto const size = file_size(fd->get(), path);
+  if (!size) return size.status();
+  if (*size >= kReserve) return {};
+  Status const full = Status::temporary(
+      fmt::format("{}: no room on the disk but for cursors and dead letters: {}", exchange, std::strerror(ENOSPC)));
+  // Asked first, so that trying does not take what a subscriber is about to need.
+  struct statvfs room {};
+  if (::fstatvfs(fd->get(), &room) == 0 && room.f_blocks > 0 &&
+      std::uint64_t{room.f_bavail} * room.f_frsize < kReserve - *size + kReservePart) {
+    return full;
+  }
+  int const error = ::posix_fallocate(fd->get(), 0, static_cast<off_t>(kReserve));
+  if (error == 0) return {};
+  (void)disk.truncate(fd->get(), *size, path);
+  return error == ENOSPC ? full : Status::from_errno(path, error);
+}
+
+bool use_reserve(Disk& disk, std::string const& exchange) {
+  std::string const path = reserve_path(exchange);
+  auto fd = disk.open(path, O_RDWR);
+  if (!fd) return false;
+  auto const size = file_size(fd->get(), path);
+  if (!size || *size == 0) return false;
+  return disk.truncate(fd->get(), *size - std::min(*size, kReservePart), path).ok();
 }
 
 Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange) {
@@ -267,7 +324,9 @@ Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange) 
     if (!read_settings(files).optional) mandatory = std::min(mandatory, view->cursor);
   }
   if (!any) all = mandatory = 0;  // whoever comes first is to find everything
-  if (auto removed = journal_remove(disk, exchange, all, clock.now() - info->settings.keep); !removed) return removed.status();
+  if (auto removed = journal_remove(disk, exchange, all, clock.now() - info->settings.keep); !removed)
+    return removed.status();
+  (void)keep_reserve(disk, exchange);  // whoever wants to append asks again
   std::uint64_t const limit = info->settings.max_disk;
   if (limit == 0) return {};
   span = journal_span(exchange);
@@ -278,8 +337,9 @@ Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange) 
     span = journal_span(exchange);
   }
   if (!span) return span.status();
-  std::string const usage = fmt::format("{}: {} of --max-disk {} used, {}", exchange, format_size(static_cast<double>(span->bytes)),
-                                        format_size(static_cast<double>(limit)), laggard(clock, exchange));
+  std::string const usage =
+      fmt::format("{}: {} of --max-disk {} used, {}", exchange, format_size(static_cast<double>(span->bytes)),
+                  format_size(static_cast<double>(limit)), laggard(clock, exchange));
   if (span->bytes > limit) return Status::temporary("full: " + usage);
   if (static_cast<double>(span->bytes) > 0.8 * static_cast<double>(limit)) say_warning(usage);
   return {};
@@ -291,7 +351,8 @@ Result<std::string> exchange_identity(std::string const& exchange) {
   return "journal-" + info->id;
 }
 
-Status request_replays(Disk& disk, SubscriberFiles const& files, std::map<std::uint64_t, DeadLetters::Entry> const& letters) {
+Status request_replays(Disk& disk, SubscriberFiles const& files,
+                       std::map<std::uint64_t, DeadLetters::Entry> const& letters) {
   std::string lines;
   for (auto const& [position, entry] : letters) {
     lines += fmt::format("{{\"replay\":{},\"attempt\":{}}}\n", position, entry.attempt);
@@ -313,13 +374,16 @@ Status JournalSource::merge_replays() {
     if (!request.is_object()) continue;
     std::uint64_t const position = request.value("replay", UINT64_MAX);
     auto const known = ledger_.letters().entries().find(position);
-    if (known == ledger_.letters().entries().end() || known->second.attempt != request.value("attempt", std::uint64_t{0})) continue;
+    if (known == ledger_.letters().entries().end() ||
+        known->second.attempt != request.value("attempt", std::uint64_t{0}))
+      continue;
     ledger_.reopen(position);
   }
   return {};
 }
 
-Result<std::unique_ptr<JournalSource>> JournalSource::open(Io& io, SubscriberFiles const& files, Ledger& ledger, std::uint64_t limit) {
+Result<std::unique_ptr<JournalSource>> JournalSource::open(Io& io, SubscriberFiles const& files, Ledger& ledger,
+                                                           std::uint64_t limit) {
   auto identity = exchange_identity(files.exchange());
   if (!identity) return identity.status();
   if (Status status = journal_recover(io.disk, files.exchange()); !status.ok()) return status;
@@ -336,7 +400,8 @@ Result<std::unique_ptr<JournalSource>> JournalSource::open(Io& io, SubscriberFil
 }
 
 Result<std::unique_ptr<EventReader>> JournalSource::reader() {
-  return std::unique_ptr<EventReader>(std::make_unique<JournalEvents>(files_, ledger_, optional_, skip_damage_, end_, io_.clock, io_.disk));
+  return std::unique_ptr<EventReader>(
+      std::make_unique<JournalEvents>(files_, ledger_, optional_, skip_damage_, end_, io_.clock, io_.disk));
 }
 
 void JournalSource::clear_wait() {

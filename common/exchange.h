@@ -22,13 +22,13 @@ namespace inflight {
 struct Subscriber {
   std::string name;
   std::uint64_t cursor = 0;
-  std::uint64_t behind = 0;         // events unsettled
-  std::optional<Duration> lag;      // age of the oldest of them
-  std::uint64_t dead = 0;           // open dead letters
-  std::uint64_t lost = 0;           // positions that were removed before it could read them (parked)
+  std::uint64_t behind = 0;     // events unsettled
+  std::optional<Duration> lag;  // age of the oldest of them
+  std::uint64_t dead = 0;       // open dead letters
+  std::uint64_t lost = 0;       // positions that were removed before it could read them (parked)
   bool optional = false;
   bool running = false;
-  std::string note;                 // why nothing moves
+  std::string note;  // why nothing moves
 };
 
 // The files of one subscriber.
@@ -54,17 +54,24 @@ class SubscriberFiles {
 };
 
 // Makes the subscriber where it is not there, its cursor at `from` (earliest, latest, a time, a position).
-[[nodiscard]] Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& files, std::string const& from,
-                                         bool optional);
+[[nodiscard]] Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& files,
+                                         std::string const& from, bool optional);
 [[nodiscard]] Result<std::unique_ptr<Ledger>> open_ledger(Disk& disk, Clock& clock, SubscriberFiles const& files);
 [[nodiscard]] Result<std::vector<Subscriber>> list_subscribers(Clock& clock, std::string const& exchange);
 // Ends a subscriber: its state and dead letters are gone.
 [[nodiscard]] Status remove_subscriber(Disk& disk, SubscriberFiles const& files);
 
-// Removes what every subscriber has settled and --keep has passed. Above --max-disk: what is settled, then what only optional
-// subscribers still want (they are parked). Code::temporary when the exchange is full all the same; says which subscriber
-// lags from 80 % on.
+// Removes what every subscriber has settled and --keep has passed. Above --max-disk: what is settled, then what only
+// optional subscribers still want (they are parked). Code::temporary when the exchange is full all the same; says which
+// subscriber lags from 80 % on.
 [[nodiscard]] Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange);
+
+// The reserve: room on disk that cursors and dead letters may take when nothing else is left (man/exchange.7). Ok while
+// all of it stands, made anew where it does not; Code::temporary where the disk has no room for it: no more events
+// then.
+[[nodiscard]] Status keep_reserve(Disk& disk, std::string const& exchange);
+// Gives up a part of it. False when nothing is left to give.
+[[nodiscard]] bool use_reserve(Disk& disk, std::string const& exchange);
 
 // Asks for letters to be replayed by whoever runs for the subscriber, now or next: a side log, durable.
 [[nodiscard]] Status request_replays(Disk& disk, SubscriberFiles const& files,
@@ -77,7 +84,8 @@ class SubscriberFiles {
 class JournalSource final : public EventSource {
  public:
   // `limit`: at most so many new events. Replays that were asked for are merged into the ledger, now and as they come.
-  static Result<std::unique_ptr<JournalSource>> open(Io& io, SubscriberFiles const& files, Ledger& ledger, std::uint64_t limit);
+  static Result<std::unique_ptr<JournalSource>> open(Io& io, SubscriberFiles const& files, Ledger& ledger,
+                                                     std::uint64_t limit);
   // No event from this position on.
   void end_at(std::uint64_t position) { end_ = position; }
   // Passes over damaged batches of the journal: what is lost is recorded. Without it damage ends the reading.

@@ -15,7 +15,8 @@ Result<ordered_json> read_state(std::string const& path) {
   auto text = read_file(path);
   if (!text) return text.status();
   ordered_json state = ordered_json::parse(*text, nullptr, false);
-  if (state.is_discarded() || !state.is_object() || !state.contains("cursor") || !state["cursor"].is_number_unsigned()) {
+  if (state.is_discarded() || !state.is_object() || !state.contains("cursor") ||
+      !state["cursor"].is_number_unsigned()) {
     return Status::defect(path + ": damaged, no state of a source");
   }
   if (int const version = state.value("version", 0); version != 1) {
@@ -43,8 +44,9 @@ bool Pieces::add(std::string_view pieces) {
   return complete();
 }
 
-Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::string const& path, std::string const& letters,
-                                             std::string const& source, std::uint64_t first) {
+Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::string const& path,
+                                             std::string const& letters, std::string const& source,
+                                             std::uint64_t first) {
   std::unique_ptr<Ledger> ledger(new Ledger);
   ledger->disk_ = &disk;
   ledger->clock_ = &clock;
@@ -63,7 +65,8 @@ Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::stri
     ledger->complete_ = state->value("complete", false);
     std::vector<Position> positions;
     std::string const settled = state->value("settled", "");
-    if (!settled.empty() && !parse_positions(settled, positions)) return Status::defect(path + ": damaged list of positions");
+    if (!settled.empty() && !parse_positions(settled, positions))
+      return Status::defect(path + ": damaged list of positions");
     for (Position const& position : positions) ledger->settled_.add(position.first, position.last);
     if (state->contains("attempts")) {
       for (auto const& [position, value] : (*state)["attempts"].items()) {
@@ -132,8 +135,15 @@ std::uint64_t Ledger::next_attempt(std::uint64_t position) const {
   return known != letters_->entries().end() && reopened_.contains(position) ? known->second.attempt + 1 : 1;
 }
 
+template <typename Write>
+Status Ledger::with_room(Write write) {
+  Status status = write();
+  while (status.code() == Code::temporary && make_room_ && make_room_()) status = write();
+  return status;
+}
+
 Status Ledger::dead(std::span<DeadLetter const> letters) {
-  if (Status status = letters_->append(letters); !status.ok()) return status;
+  if (Status status = with_room([&] { return letters_->append(letters); }); !status.ok()) return status;
   for (DeadLetter const& letter : letters) reopened_.erase(letter.position);  // it stays open, with one more attempt
   for (DeadLetter const& letter : letters) settle(letter.position, letter.position);
   return {};
@@ -147,25 +157,25 @@ void Ledger::set_note(std::string note) {
 
 Status Ledger::save() {
   for (; !to_close_.empty(); to_close_.pop_back()) {
-    if (Status status = letters_->close(to_close_.back()); !status.ok()) return status;
+    if (Status status = with_room([&] { return letters_->close(to_close_.back()); }); !status.ok()) return status;
   }
   if (!changed_ || path_.empty()) return {};
-  ordered_json state = {{"version", 1},
-                        {"source", source_},
-                        {"cursor", cursor_},
-                        {"settled", settled_.text()},
-                        {"count", count_},
-                        {"clean", clean_},
-                        {"complete", complete_},
-                        {"saved", format_rfc3339(clock_->now())},
-                        {"note", note_}};
-  for (auto const& [position, attempts] : attempts_) {
-    state["attempts"][std::to_string(position)] = {{"failures", attempts.failures}, {"settled_before", attempts.settled_before}};
-  }
-  std::string const text = state.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
-  if (Status status = replace_file(*disk_, path_, text); !status.ok()) return status;
+  if (Status status = with_room([&] { return write_state(); }); !status.ok()) return status;
   changed_ = false;
   return {};
+}
+
+Status Ledger::write_state() {
+  ordered_json state = {
+      {"version", 1},    {"source", source_}, {"cursor", cursor_},     {"settled", settled_.text()},
+      {"count", count_}, {"clean", clean_},   {"complete", complete_}, {"saved", format_rfc3339(clock_->now())},
+      {"note", note_}};
+  for (auto const& [position, attempts] : attempts_) {
+    state["attempts"][std::to_string(position)] = {{"failures", attempts.failures},
+                                                   {"settled_before", attempts.settled_before}};
+  }
+  std::string const text = state.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  return replace_file(*disk_, path_, text);
 }
 
 Result<LedgerView> view_ledger(std::string const& path) {

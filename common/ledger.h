@@ -1,10 +1,12 @@
 // What a source knows of its events: the cursor, what is settled above it, dead letters, and attempts. Durable.
 //
-// An event is settled when it is stored, dropped on purpose, or rejected and its letter durable. The cursor is the lowest
-// position that is not; it never passes one that is not. After a crash the ledger knows at most less than what was settled.
+// An event is settled when it is stored, dropped on purpose, or rejected and its letter durable. The cursor is the
+// lowest position that is not; it never passes one that is not. After a crash the ledger knows at most less than what
+// was settled.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -36,9 +38,11 @@ class Pieces {
 
 class Ledger {
  public:
-  // `path` is the state file (empty: nothing is remembered); `letters` that of the dead letters. Where there is no state file, the cursor is `first`.
-  static Result<std::unique_ptr<Ledger>> open(Disk& disk, Clock& clock, std::string const& path, std::string const& letters,
-                                              std::string const& source, std::uint64_t first);
+  // `path` is the state file (empty: nothing is remembered); `letters` that of the dead letters. Where there is no
+  // state file, the cursor is `first`.
+  static Result<std::unique_ptr<Ledger>> open(Disk& disk, Clock& clock, std::string const& path,
+                                              std::string const& letters, std::string const& source,
+                                              std::uint64_t first);
 
   [[nodiscard]] std::uint64_t cursor() const { return cursor_; }
   [[nodiscard]] bool settled(std::uint64_t position) const { return position < cursor_ || settled_.contains(position); }
@@ -51,8 +55,9 @@ class Ledger {
   // It must be delivered again, behind an older event of its key. Save before that event is.
   void unsettle(std::uint64_t position);
 
-  // Takes the event of an open letter back among the unsettled, to be delivered again: the cursor goes back to it where it has
-  // passed. The letter is closed when the event is settled otherwise than by a new one. False: no such open letter.
+  // Takes the event of an open letter back among the unsettled, to be delivered again: the cursor goes back to it where
+  // it has passed. The letter is closed when the event is settled otherwise than by a new one. False: no such open
+  // letter.
   bool reopen(std::uint64_t position);
   // True once after reopen().
   [[nodiscard]] bool take_reopened() { return std::exchange(reopened_now_, false); }
@@ -73,6 +78,8 @@ class Ledger {
 
   // Durable. Cheap when nothing has changed.
   [[nodiscard]] Status save();
+  // Asked when there is no room for the state or a letter: true where some was made, and the write is tried again.
+  void on_full(std::function<bool()> make_room) { make_room_ = std::move(make_room); }
   // Whether the last process that used it ended as it should.
   [[nodiscard]] bool was_clean() const { return was_clean_; }
   void set_clean(bool clean) { clean_ = clean, changed_ = true; }
@@ -83,10 +90,14 @@ class Ledger {
 
  private:
   Ledger() = default;
+  Status write_state();
+  template <typename Write>
+  Status with_room(Write write);
 
   Disk* disk_ = nullptr;
   Clock* clock_ = nullptr;
   std::string path_, source_, note_;
+  std::function<bool()> make_room_;
   std::optional<DeadLetters> letters_;
   std::uint64_t cursor_ = 0;
   Ranges settled_;

@@ -46,6 +46,7 @@ class ExchangeSink final : public Sink {
     if (limited_ || io_.clock.steady() - maintained_ > std::chrono::minutes(1)) {
       if (Status status = maintain(); !status.ok()) return status;
     }
+    if (Status status = keep_reserve(io_.disk, options_.exchange); !status.ok()) return status;
     lines_.clear();
     wrapped_.clear();
     wrapped_.reserve(batch.size());
@@ -118,7 +119,10 @@ class ExchangeSink final : public Sink {
 // `publish EXCHANGE --set keep=7d --set max-disk=10GiB`
 Exit set(Io& io, Cli& cli, Options const& options) {
   auto info = journal_create(io.disk, options.exchange);
-  if (!info) return cli.wrong(info.status().what());
+  if (!info) {
+    say_error(info.status().what());
+    return info.status().exit();
+  }
   JournalSettings settings = info->settings;
   for (std::string const& word : options.set) {
     std::size_t const equals = word.find('=');
@@ -149,7 +153,8 @@ Exit run(Cli& cli, Io& io) {
   cli.purpose("Append records to an exchange; durable when it returns 0, or tells its source so.",
               {"bsu-fetch --devices fleet.txt --every 10s -- publish fleet/", "zcat old.ndjson.gz | publish fleet/"});
   cli.positional("EXCHANGE", options.exchange, "a folder (the journal); made where it is missing");
-  cli.option("--set", options.set, "change a setting of the exchange: keep=7d, max-disk=10GiB, segment=64MiB; reads no records");
+  cli.option("--set", options.set,
+             "change a setting of the exchange: keep=7d, max-disk=10GiB, segment=64MiB; reads no records");
   options.sink.add_to(cli, false);
   if (auto stop = cli.parse()) return *stop;
   if (Status status = check_exchange_name(options.exchange); !status.ok()) return cli.wrong(status.what());
