@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 
@@ -141,9 +142,13 @@ TEST_CASE("The state of another source, a newer version and a damaged file are r
   auto other = Ledger::open(real_disk(), system_clock(), folder / "state.json", folder / "dead.ndjson", "elsewhere", 0);
   CHECK(other.status().code() == Code::usage);
   std::ofstream(folder / "state.json") << R"({"version":2,"source":"here","cursor":1})";
-  CHECK(Ledger::open(real_disk(), system_clock(), folder / "state.json", folder / "dead.ndjson", "here", 0).status().code() == Code::usage);
+  CHECK(Ledger::open(real_disk(), system_clock(), folder / "state.json", folder / "dead.ndjson", "here", 0)
+            .status()
+            .code() == Code::usage);
   std::ofstream(folder / "state.json") << R"({"version":1,"cur)";
-  CHECK(Ledger::open(real_disk(), system_clock(), folder / "state.json", folder / "dead.ndjson", "here", 0).status().code() == Code::defect);
+  CHECK(Ledger::open(real_disk(), system_clock(), folder / "state.json", folder / "dead.ndjson", "here", 0)
+            .status()
+            .code() == Code::defect);
 }
 
 TEST_CASE("Pieces make a whole in any order, nested too") {
@@ -161,4 +166,42 @@ TEST_CASE("Pieces make a whole in any order, nested too") {
   Pieces wide;
   for (int i = 1; i < 1000; ++i) CHECK_FALSE(wide.add(fmt::format("/{}", i)));
   CHECK(wide.add("/1000."));
+}
+
+TEST_CASE("A cursor or a letter that finds no room asks for some, until there is enough or none to be had") {
+  class Full final : public Disk {
+   public:
+    std::uint64_t room = 0;
+    Status write_at(int fd, std::string_view bytes, std::uint64_t offset, std::string const& path) override {
+      if (bytes.size() <= room) return Disk::write_at(fd, bytes, offset, path);
+      (void)!Disk::write_at(fd, bytes.substr(0, room), offset, path).ok();  // what fits is written
+      return Status::from_errno(path, ENOSPC);
+    }
+  } disk;
+  Folder const folder;
+  auto opened = Ledger::open(disk, system_clock(), folder / "state.json", folder / "dead.ndjson", "here", 0);
+  REQUIRE(opened.ok());
+  Ledger& ledger = **opened;
+  int left = 40;
+  ledger.on_full([&] { return left > 0 ? --left, disk.room += 10, true : false; });
+  std::vector<DeadLetter> const letters = {letter(0)};
+  REQUIRE(ledger.dead(letters).ok());
+  CHECK(ledger.cursor() == 1);
+  REQUIRE(ledger.save().ok());
+  CHECK(left < 40);
+  CHECK(open(folder)->cursor() == 1);
+
+  left = 0, disk.room = 0;
+  std::vector<DeadLetter> const more = {letter(1)};
+  CHECK(ledger.dead(more).code() == Code::temporary);
+  CHECK(ledger.cursor() == 1);
+  ledger.settle(1, 5);
+  CHECK(ledger.save().code() == Code::temporary);
+  auto const known = open(folder);
+  CHECK(known->cursor() == 1);
+  CHECK(known->letters().entries().size() == 1);
+
+  disk.room = 4096;
+  CHECK(ledger.save().ok());
+  CHECK(open(folder)->cursor() == 6);
 }
