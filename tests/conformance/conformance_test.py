@@ -272,6 +272,8 @@ WITH_PIPELINE = {  # how a source is given a pipeline, here one that waits for i
                               "--dead-letters", f"{box}/dead.ndjson"],
     "consume": lambda box: [tool("consume"), f"{box}/exchange", "--as", "s", "--ack", "exit"],
     "dlq-replay": lambda box: [tool("dlq-replay"), f"{box}/exchange", "--as", "s", "--ack", "exit"],
+    "s3-archive": lambda box: [tool("s3-archive"), "get", f"{box}/archive", "--ack", "exit",
+                               "--dead-letters", f"{box}/dead.ndjson"],
 }
 LISTED = (BIN.parent / "tools.txt").read_text().split()
 
@@ -519,7 +521,7 @@ class Conformance(unittest.TestCase):
         for number, status in (signal.SIGTERM, 143), (signal.SIGINT, 130):
             for name, command in WITH_PIPELINE.items():
                 with self.subTest(name, signal=number), self.box() as box:
-                    TOOLS[name][0].prepare(box)
+                    TOOLS[name][-1].prepare(box)
                     pipeline = f"touch {box}/started; cat > {box}/got; until [ -e {box}/go ]; do sleep 0.02; done"
                     process = subprocess.Popen([*command(box), "--", pipeline], stdin=subprocess.DEVNULL,
                                                stderr=subprocess.PIPE)
