@@ -146,11 +146,14 @@ class BadInput(unittest.TestCase):
         try:
             wait_for(lambda: "running" in run([tool("consume"), self.exchange, "--list"]).stdout, what="the first")
             for words in [], ["--", "cat"], ["--remove"]:
-                self.refused(75, rf"s is already run by consume \({first.pid}\)", "consume", self.exchange, "--as", "s",
-                             *words)
+                result = run([tool("consume"), self.exchange, "--as", "s", *words])
+                self.assertEqual((result.exit, result.stdout), (75, ""))
+                self.assertRegex(result.stderr, rf"^consume: .*: s is already run by consume \({first.pid}\)\n$")
         finally:
             first.terminate()
             self.assertEqual(first.wait(60), 143)
+        self.assertIn("s ", run([tool("consume"), self.exchange, "--list"]).stdout)
+        self.assertEqual(self.consume(), (0, "", ""))  # the cursor is where it was
 
     def test_damage_is_told_by_position_and_every_other_event_is_there(self):
         for first in 0, 3, 6:
