@@ -200,12 +200,13 @@ class FullDisk(unittest.TestCase):
         if self.mounted:
             self.assertEqual(run(["mount", "-o", "remount,size=128m", self.disk]).exit, 0)
 
-    def limit(self):
+    def limit(self, name):
         if not self.mounted:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, 8 << 20))
+            size = (8 << 20) if name == "publish" else (512 << 10)  # an archive's objects and spool are small
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     def assert_told(self, name, result):
-        self.assertEqual(result.exit, 75 if self.mounted else 70, result.stderr)
+        self.assertIn(result.exit, [75] if self.mounted else [70, 75], result.stderr)
         self.assertTrue(result.stderr)
         for line in result.stderr.splitlines():
             self.assertRegex(line, rf"^{name}: .*(No space left|disk is full|File too large|disk I/O error)")
@@ -227,7 +228,8 @@ class FullDisk(unittest.TestCase):
                 ("sql-write", [f"sqlite:{self.disk}/x.db", "--table", "record", "--key", "id", "--column", "id=id",
                                "--column", "body=data"], rows)):
             with self.subTest(name):
-                result = run([tool(name), *words, "--give-up", "1s"], text, preexec_fn=self.limit, restore_signals=False)
+                result = run([tool(name), *words, "--give-up", "1s"], text, restore_signals=False,
+                             preexec_fn=lambda: self.limit(name))
                 self.assert_told(name, result)
                 self.grow()
                 stored = read()
