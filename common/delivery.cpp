@@ -13,8 +13,10 @@
 #include <random>
 #include <unordered_set>
 
+#include "common/fd_io.h"
 #include "common/messages.h"
 #include "common/metrics.h"
+#include "common/pipeline.h"
 #include "common/record.h"
 #include "common/retry.h"
 #include "common/stop.h"
@@ -28,6 +30,9 @@ using std::chrono::seconds;
 
 constexpr std::size_t kBuffer = 256 << 10;
 constexpr std::uint64_t kLettersInARow = 10;
+constexpr std::uint64_t kFirstGroup = 16;
+constexpr Duration kGiveUp = std::chrono::minutes(10);       // with --until-empty
+constexpr Duration kStallWaiting = std::chrono::minutes(2);  // a stage that waits says so at least every minute
 
 std::string make_token() {
   static constexpr char digits[] = "0123456789abcdefghijklmnopqrstuvwxyz";
@@ -66,8 +71,7 @@ struct Plan {
   Kind kind = Kind::all;
   Ranges only;              // some: these
   std::uint64_t limit = 0;  // at most so many events; 0: no limit
-  std::uint64_t suspended = 0;
-  std::string blocked_key;  // probe: not the suspended event, nor what must follow it
+  std::uint64_t suspended = 0;  // probe: not this one
 };
 
 }  // namespace
@@ -116,6 +120,7 @@ class Lane {
     if (run_) {
       if (Status status = listen(); !status.ok()) return status;
       if (Status status = feed(); !status.ok()) return status;
+      forget_settled();
       if (input_open_) decide_end(winding_up);
       guard(winding_up);
       if (!input_open_ && pending_at_ == pending_.size()) run_->close_input();
@@ -150,32 +155,31 @@ class Lane {
     return options_.run_lock.empty() ? "" : options_.jobs > 1 ? fmt::format("{}.{}", options_.run_lock, index_) : options_.run_lock;
   }
 
-  // Two runs never write side by side: the one of a killed process before us must be gone.
+  // Two runs never write side by side: those of a killed process before us must be gone, whatever its --jobs.
   Status take_over() {
-    if (options_.run_lock.empty()) return {};
-    // Of any lane: --jobs may have been another.
+    if (options_.run_lock.empty() || index_ > 0) return {};
     auto names = list_folder(parent_folder(options_.run_lock));
     if (!names) return names.status();
-    std::string const prefix = options_.run_lock.substr(options_.run_lock.rfind('/') + 1);
+    std::string const base = options_.run_lock.substr(options_.run_lock.rfind('/') + 1);
     for (std::string const& name : *names) {
-      if (!name.starts_with(prefix)) continue;
-      if (Status status = wait_for(join(parent_folder(options_.run_lock), name)); !status.ok()) return status;
+      if (!name.starts_with(base)) continue;
+      if (Status status = take_over(join(parent_folder(options_.run_lock), name)); !status.ok()) return status;
     }
     return {};
   }
 
-  Status wait_for(std::string const& path) {
+  Status take_over(std::string const& path) {
     Duration const begin = io_.clock.steady();
     int signals = 0;
-    while (run_lock_held(path)) {
+    while (run_alive(path)) {
       Duration const waited = io_.clock.steady() - begin;
       if (stopping()) return {Code::stopped, "stopped"};
       if (waited > options_.takeover * (signals + 1)) {
         std::string who;
-        for (std::string const& process : who_has_open(path)) who += (who.empty() ? "" : ", ") + process;
+        for (std::string const& process : who_runs(path)) who += (who.empty() ? "" : ", ") + process;
         if (signals == 2) return Status::temporary(fmt::format("the pipeline of a run before is still at work: {}", who));
         say_warning(fmt::format("the pipeline of a run before is still at work after {}: {}; ending it", format_duration(options_.takeover), who));
-        signal_recorded_group(path, signals == 0 ? SIGTERM : SIGKILL);
+        (void)signal_run(path, signals == 0 ? SIGTERM : SIGKILL);
         ++signals;
       }
       pollfd stop{stop_fd(), POLLIN, 0};
@@ -195,20 +199,22 @@ class Lane {
       std::uint64_t const position = suspects_.map().begin()->first;
       if (probe_next_) {
         probe_next_ = false;
-        EventReader::Event event;
-        auto got = letter_reader_->read(position, event);
-        if (!got) return got.status();
         plan.kind = Plan::Kind::probe;
         plan.limit = 1;
         plan.suspended = position;
-        plan.blocked_key = keys_.of(event.line);
         auto next = find(plan, std::max(probed_, ledger_.cursor()));
         if (!next) return next.status();
-        if (!*next && probed_ > ledger_.cursor()) next = find(plan, ledger_.cursor());
-        if (!next) return next.status();
-        if (*next) {
+        if (!*next || **next >= ledger_.cursor() + options_.window) {
+          probe_step_ = 1;
+          probed_all_ = true;
+          next = find(plan, ledger_.cursor());
+          if (!next) return next.status();
+        }
+        if (*next && **next < ledger_.cursor() + options_.window) {
+          // Ever farther away: bad ones may stand next to each other.
           scan_ = **next;
-          probed_ = **next + 1;
+          probed_ = **next + probe_step_;
+          probe_step_ *= 2;
           return std::optional(plan);
         }
       }
@@ -218,9 +224,9 @@ class Lane {
       return std::optional(plan);
     }
     if (!suspects_.empty()) {
-      // After a good half the rest at once: it was an accident, or the rest is the next to be halved.
+      // Stages keep the order, so it is likely the first or soon after: that one, then larger groups, halves of one that fails.
       plan.kind = Plan::Kind::some;
-      std::uint64_t wanted = try_rest_ ? suspects_.count() : (suspects_.count() + 1) / 2;
+      std::uint64_t wanted = std::min(group_, group_ > kFirstGroup ? suspects_.count() : (suspects_.count() + 1) / 2);
       for (auto const& [first, last] : suspects_.map()) {
         std::uint64_t const take = std::min(wanted, last - first + 1);
         if (take == 0) break;
@@ -231,6 +237,11 @@ class Lane {
     }
     if (!vanished_.empty()) {
       plan.kind = Plan::Kind::vanished;
+      if (vanished_together_ && vanished_.count() > 1) {
+        // A stage that was killed unseen has swallowed many at once.
+        plan.only = vanished_;
+        return std::optional(plan);
+      }
       std::uint64_t const position = vanished_.map().begin()->first;
       plan.only.add(position, position);
       return std::optional(plan);
@@ -238,6 +249,7 @@ class Lane {
     plan.limit = ramp_;
     auto next = find(plan, ledger_.cursor());
     if (!next) return next.status();
+    if (*next && **next >= ledger_.cursor() + options_.window) return std::optional<Plan>();  // another copy's turn
     if (!*next && (started_once_ || options_.until_empty || source_ended_)) return std::optional<Plan>();
     return std::optional(plan);
   }
@@ -287,16 +299,14 @@ class Lane {
         at = event.position;
         continue;
       }
-      bool const skip = (plan.kind == Plan::Kind::probe && event.position == plan.suspended) || !ours(plan, event.line);
+      bool const skip = (plan.kind == Plan::Kind::probe && event.position == plan.suspended) || !ours(event.line);
       if (!skip) return Got::event;
       ++at;
     }
   }
 
-  bool ours(Plan const& plan, std::string_view line) {
-    if (options_.jobs <= 1 && plan.kind != Plan::Kind::probe) return true;
-    std::string_view const key = keys_.of(line);
-    if (plan.kind == Plan::Kind::probe && !key.empty() && key == plan.blocked_key) return false;
+  bool ours(std::string_view line) { return options_.jobs <= 1 || ours_by_key(keys_.of(line)); }
+  bool ours_by_key(std::string_view key) const {
     return options_.jobs <= 1 || std::hash<std::string_view>{}(key) % options_.jobs == index_;
   }
 
@@ -313,6 +323,8 @@ class Lane {
     if (plan_.kind == Plan::Kind::lone) {
       auto& attempts = ledger_.attempts()[plan_.only.map().begin()->first];
       if (attempts.failures == 0) attempts.settled_before = settled_at_crash_;
+      // What failed while nothing worked says nothing of this event.
+      if (ledger_.settled_count() <= attempts.settled_before) attempts.failures = 0;
       ++attempts.failures;
       ledger_.set_note(ledger_note_);
       if (Status status = ledger_.save(); !status.ok()) return status;
@@ -459,6 +471,7 @@ class Lane {
     }
     if (Value const code = heard_.attribute("exit")) {
       exits_.insert(std::atoi(std::string(code.raw).c_str()));
+      input_open_ = false;  // a stage is gone, so the rest will not arrive
       return {};
     }
     std::string_view delivery = heard_.text("delivery", scratch);
@@ -568,7 +581,7 @@ class Lane {
       if (overtaken && now - overtaken_->second > options_.settle) end = true;
       // The newest event is receipted when another one follows it, or at the end.
       if (outstanding && at_end_ && now - last_fed_ > options_.settle && now - last_line_ > options_.settle && !waiting_since_) end = true;
-      if (!window_full_) {
+      if (!window_full_ || !any_unsettled()) {
         full_since_.reset();
       } else if (!full_since_) {
         full_since_ = now;
@@ -591,6 +604,12 @@ class Lane {
     return std::nullopt;
   }
 
+  // Held ones as well.
+  bool any_unsettled() const {
+    return std::any_of(delivered_.map().begin(), delivered_.map().end(),
+                       [this](auto const& range) { return ledger_.next_unsettled(range.first) <= range.second; });
+  }
+
   // Ends a run that does not move.
   void guard(bool winding_up) {
     Duration const now = io_.clock.steady();
@@ -599,14 +618,15 @@ class Lane {
       if (now - *killed_at_ > seconds(5)) run_->signal_group(SIGKILL);
       return;
     }
-    if (now - std::max(last_line_, last_fed_) > options_.stall) {
+    Duration const stall = waiting_since_ ? std::max(options_.stall, kStallWaiting) : options_.stall;
+    if (now - std::max(last_line_, last_fed_) > stall) {
       bool const outstanding = options_.ack == "exit" ? delivered_count_ > 0 : first_open().has_value();
       if (outstanding || !input_open_) kill(fmt::format("no receipt for {}", format_duration(options_.stall)));
     }
     if (winding_up && now - std::max({last_line_, last_fed_, *winding_since_}) > options_.takeover) {
       kill(fmt::format("stopped, and the pipeline did not drain in {}", format_duration(options_.takeover)));
     }
-    if (options_.until_empty && waiting_since_ && now - *waiting_since_ > std::chrono::minutes(10)) {
+    if (options_.until_empty && waiting_since_ && now - *waiting_since_ > kGiveUp) {
       end(Exit::temporary, fmt::format("gave up: {}", ledger_note_));
     }
   }
@@ -640,6 +660,17 @@ class Lane {
     leader_ended_at_ = now;
   }
 
+  // What is below the cursor needs no more to be known of a run.
+  void forget_settled() {
+    std::uint64_t const cursor = ledger_.cursor();
+    if (cursor == forgotten_) return;
+    forgotten_ = cursor;
+    delivered_.remove_below(cursor);
+    held_.remove_below(cursor);
+    pieces_.erase(pieces_.begin(), pieces_.lower_bound(cursor));
+    votes_.erase(votes_.begin(), votes_.lower_bound(cursor));
+  }
+
   // ---- ends
 
   Status finish() {
@@ -656,19 +687,31 @@ class Lane {
     bool const clean = status == 0 && killed_why_.empty() && std::all_of(exits_.begin(), exits_.end(), [](int code) { return code == 0; });
     bool const lone = plan_.kind == Plan::Kind::lone;
     if (clean) return finish_clean(errors);
-    if (lone && (any(75) || any(2) || status == 126 || status == 127)) {
-      auto& attempts = ledger_.attempts()[plan_.only.map().begin()->first];
-      --attempts.failures;
+    bool const moved = ledger_.settled_count() > settled_at_start_;
+    if (moved) {
+      worked_ = true;
+      failing_since_.reset();
     }
+    // Whoever calls a foreign program wrongly does so from the first event on.
+    bool const usage = exits_.contains(2) || (!worked_ && (status == 2 || status == 126 || status == 127));
+    if (lone && (any(75) || usage || stopping())) {
+      auto const attempts = ledger_.attempts().find(plan_.only.map().begin()->first);
+      if (attempts != ledger_.attempts().end() && attempts->second.failures > 0) --attempts->second.failures;
+    }
+    if (stopping()) return requeue();  // whoever stops us may have stopped the stages as well
     if (any(75)) {
+      if (moved) temporary_.reset();
       Duration const wait = std::max<Duration>(temporary_.next(), milliseconds(100));
-      say_warning(fmt::format("the pipeline failed for now (exit 75), again in {}", format_duration(round_ms(wait))));
       note(fmt::format("exit 75: {}", errors));
-      if (options_.until_empty) verdict_ = Exit::temporary;
+      if (options_.until_empty) {
+        end(Exit::temporary, "the pipeline failed for now (exit 75)");
+      } else {
+        say_warning(fmt::format("the pipeline failed for now (exit 75), again in {}", format_duration(round_ms(wait))));
+      }
       not_before_ = io_.clock.steady() + wait;
       return requeue();
     }
-    if (any(2) || status == 126 || status == 127) {
+    if (usage) {
       int const code = status == 126 || status == 127 ? status : 2;
       end(Exit::usage, fmt::format("the pipeline is called wrongly ({}); nothing is lost, mend it and start again", status_text(code)));
       return requeue();
@@ -690,23 +733,35 @@ class Lane {
       end(Exit::usage, "no sink of the pipeline sends receipts: for a foreign one say --ack exit");
       return requeue();
     }
-    if (plan_.kind == Plan::Kind::vanished && !open.empty()) {
+    bool const together = plan_.only.count() > 1;
+    if (plan_.kind == Plan::Kind::vanished && together) vanished_together_ = open.count() < delivered_count_;
+    if (plan_.kind == Plan::Kind::vanished && !together && !open.empty()) {
       std::string reason = "vanished: no stage said what became of it";
       if (!errors.empty()) reason += ": " + errors;
       if (Status status = dead(open.map().begin()->first, "pipeline", reason); !status.ok()) return status;
       if (Status status = write_letters(); !status.ok()) return status;
-    } else if (!open.empty()) {
+    } else if (!open.empty() && plan_.kind != Plan::Kind::vanished) {
+      vanished_together_ = true;
       if (vanished_.empty()) settled_at_crash_ = settled_at_start_;
-      for (auto const& [first, last] : open.map()) vanished_.add(first, last);
+      for (auto const& [first, last] : open.map()) {
+        vanished_.add(first, last);
+        suspects_.remove(first, last);
+      }
     }
     if (ledger_.settled_count() > settled_at_start_) worked();
     if (plan_.kind == Plan::Kind::lone) suspects_.clear();
-    if (plan_.kind == Plan::Kind::some) try_rest_ = true;
+    if (plan_.kind == Plan::Kind::probe) {
+      probed_ = scan_;  // a good place for the next one
+      probe_step_ = 1;
+      probed_all_ = false;
+    }
+    if (plan_.kind == Plan::Kind::some) group_ *= kFirstGroup;
     if (ramp_ != 0) ramp_ = ramp_ >= 4096 ? 0 : ramp_ * 4;
     return requeue();
   }
 
   void worked() {
+    worked_ = true;
     temporary_.reset();
     failing_.reset();
     note("");
@@ -718,11 +773,17 @@ class Lane {
     Ranges const open = unsettled();
     bool const moved = open.count() < delivered_count_;
     note(fmt::format("the pipeline failed: {}", why));
+    if (!failing_since_) failing_since_ = io_.clock.steady();
+    if (options_.until_empty && io_.clock.steady() - *failing_since_ > kGiveUp) {
+      end(Exit::temporary, "gave up: " + ledger_note_);
+      return requeue();
+    }
     Duration wait{};
     if (plan_.kind == Plan::Kind::probe) {
-      // Another event fails as well: the pipeline is at fault, until it has worked.
-      wait = failing_.next();
-      if (failing_.attempts() % 8 == 1) {
+      // Another event fails as well: the pipeline is at fault, until it has worked. Others are tried, first in quick succession.
+      probe_next_ = !probed_all_;
+      wait = probed_all_ ? failing_.next() : milliseconds(20);
+      if (probed_all_ && failing_.attempts() % 8 == 1) {
         say_warning(fmt::format("the pipeline fails for every event ({}); nothing is dead-lettered, it is tried again", why));
       }
     } else if (delivered_count_ == 0) {
@@ -752,7 +813,7 @@ class Lane {
     } else {
       if (suspects_.empty()) settled_at_crash_ = ledger_.settled_count();
       suspects_ = open;
-      try_rest_ = false;
+      group_ = plan_.kind == Plan::Kind::some ? kFirstGroup : 1;
       if (plan_.kind == Plan::Kind::all) {
         say_warning(fmt::format("the pipeline ended: {}; {} events are delivered again", why, open.count()));
       }
@@ -786,7 +847,10 @@ class Lane {
     return open;
   }
 
-  Status requeue() { return follow_again(unsettled()); }
+  // Also events that this run did not deliver: a probe or a small group may have overtaken them.
+  Status requeue() {
+    return ledger_.settled_count() > settled_at_start_ ? follow_again(unsettled_before(high_)) : Status{};
+  }
 
   // What follows `open` in the order of its keys and was delivered already must follow it again: an older version never comes
   // last. Durable before any of `open` is delivered again.
@@ -804,7 +868,7 @@ class Lane {
       std::string_view const key = keys_.of(event.line);
       if (key.empty()) continue;
       if (!ledger_.settled(event.position)) {
-        if (open.contains(event.position)) keys.emplace(key);
+        if (open.contains(event.position) && ours_by_key(key)) keys.emplace(key);
       } else if (keys.contains(std::string(key)) && !ledger_.has_open_letter(event.position)) {
         ledger_.unsettle(event.position);
         changed = true;
@@ -856,14 +920,14 @@ class Lane {
   bool channel_ended_ = false, input_open_ = false, at_end_ = false, source_ended_ = false, window_full_ = false;
   bool plan_exhausted_ = false;
   std::string killed_why_;
-  std::optional<Duration> killed_at_, leader_ended_at_, full_since_, waiting_since_, winding_since_;
+  std::optional<Duration> killed_at_, leader_ended_at_, full_since_, waiting_since_, winding_since_, failing_since_;
   std::optional<std::pair<std::uint64_t, Duration>> overtaken_;
   Duration run_began_{}, last_line_{}, last_fed_{}, last_decided_{}, last_gone_check_{};
 
   // between runs
   Ranges suspects_, vanished_;
-  bool probe_next_ = false, try_rest_ = false, anew_ = false, started_once_ = false;
-  std::uint64_t probed_ = 0;
+  bool probe_next_ = false, probed_all_ = false, vanished_together_ = false, anew_ = false, started_once_ = false, worked_ = false;
+  std::uint64_t probed_ = 0, probe_step_ = 1, forgotten_ = 0, group_ = kFirstGroup;
   std::uint64_t ramp_ = 0;  // 0: no limit
   std::uint64_t settled_at_start_ = 0, settled_at_crash_ = 0, last_letter_ = 0, letters_in_a_row_ = 0;
   Backoff temporary_{seconds(1), seconds(60)};

@@ -163,8 +163,9 @@ Result<Fd> SubscriberFiles::take() const {
     if (lock || lock.status().code() != Code::temporary) return lock;
     std::string who;
     for (std::string const& process : who_has_open(this->lock())) who += (who.empty() ? "" : ", ") + process;
-    // A process that was just killed holds its locks for some milliseconds, when it can be named no more.
-    if (who.empty() && i < 100) {
+    // A process that was just killed holds its locks for some milliseconds, when it can be named no more; --list, which
+    // looks whether it is held, for less.
+    if ((who.empty() && i < 100) || i < 3) {
       ::usleep(50'000);
       continue;
     }
@@ -243,7 +244,7 @@ Result<std::vector<Subscriber>> list_subscribers(Clock& clock, std::string const
     auto letters = DeadLetters::view(files.letters());
     if (!letters) return letters.status();
     subscriber.dead = letters->open_count();
-    subscriber.running = run_lock_held(files.lock());
+    subscriber.running = lock_held(files.lock());
     if (subscriber.behind > 0) {
       auto reader = JournalReader::open(exchange, std::max(view->cursor, span->first));
       if (reader) {

@@ -188,6 +188,12 @@ Result<Fd> lock_file(std::string const& path, Lock kind, bool wait) {
   return fd;
 }
 
+bool lock_held(std::string const& path) {
+  // A shared lock, so that two who ask do not see each other.
+  Fd const fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  return fd && ::flock(fd.get(), LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+}
+
 std::vector<std::string> who_has_open(std::string const& path) {
   std::vector<std::string> who;
   char* const resolved = ::realpath(path.c_str(), nullptr);

@@ -61,6 +61,8 @@ class Disk {
 // The lock ends when every descriptor of this open (children inherit it) is closed.
 enum class Lock { shared, exclusive };
 [[nodiscard]] Result<Fd> lock_file(std::string const& path, Lock kind, bool wait);
+// Whether somebody holds it exclusively; makes no file.
+[[nodiscard]] bool lock_held(std::string const& path);
 // The processes that have `path` open, as `name (pid)`; for messages.
 [[nodiscard]] std::vector<std::string> who_has_open(std::string const& path);
 

@@ -78,6 +78,10 @@ Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::stri
   auto opened = DeadLetters::open(disk, letters);
   if (!opened) return opened.status();
   ledger->letters_ = std::move(*opened);
+  if (!path.empty() && !exists(path) && !ledger->letters_->entries().empty()) {
+    // Their positions would be taken for those of the events to come.
+    return Status::usage(fmt::format("{}: dead letters of a run whose state is gone; move them away first", letters));
+  }
   // A letter is durable before the cursor moves over its event.
   for (auto const& [position, entry] : ledger->letters_->entries()) {
     if (position >= ledger->cursor_) ledger->settle(position, position);

@@ -8,7 +8,9 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include "common/fd_io.h"
@@ -41,19 +43,81 @@ std::string boot_id() {
   return text ? text->substr(0, text->find('\n')) : "?";
 }
 
-// Empty where there is no such process.
-std::string start_of(pid_t pid) {
-  auto stat = read_file(fmt::format("/proc/{}/stat", pid));
-  if (!stat) return {};
-  std::size_t at = stat->rfind(')');  // the name before it may hold anything
-  for (int field = 2; at != std::string::npos && field < 22; ++field) at = stat->find(' ', at + 1);
-  if (at == std::string::npos) return {};
-  return stat->substr(at + 1, stat->find(' ', at + 1) - at - 1) + " " + boot_id();
+// Fields of /proc/PID/stat; `start` is empty where there is no such process, or only what is left of it.
+struct ProcessStat {
+  pid_t group = 0;
+  std::string name, start;
+};
+
+ProcessStat stat_of(std::string const& pid) {
+  ProcessStat process;
+  auto stat = read_file("/proc/" + pid + "/stat");
+  if (!stat) return process;
+  std::size_t const open = stat->find('('), close = stat->rfind(')');  // the name between them may hold anything
+  if (open == std::string::npos || close == std::string::npos) return process;
+  process.name = stat->substr(open + 1, close - open - 1);
+  std::string_view rest(*stat);
+  rest.remove_prefix(close + 1);
+  for (int field = 3; field <= 22 && rest.size() > 1; ++field) {
+    rest.remove_prefix(1);
+    std::string const word(rest.substr(0, rest.find(' ')));
+    rest.remove_prefix(std::min(rest.size(), word.size()));
+    if (field == 3 && (word == "Z" || word == "X")) return process;
+    if (field == 5) process.group = std::atoi(word.c_str());
+    if (field == 22) process.start = word;
+  }
+  return process;
+}
+
+// How a process group can be found again by a later start of the same line, in spite of reused process ids. It stands in the
+// lock file before the first stage runs: `GROUP START BOOT`.
+struct GroupMark {
+  pid_t group = 0;
+  std::string start, boot;
+};
+
+GroupMark read_mark(std::string const& path) {
+  GroupMark mark;
+  auto text = read_file(path);
+  if (!text) return mark;
+  std::size_t const first = text->find(' '), second = text->find(' ', first + 1), end = text->find('\n');
+  if (end == std::string::npos || second >= end) return mark;
+  mark.group = std::atoi(text->c_str());
+  mark.start = text->substr(first + 1, second - first - 1);
+  mark.boot = text->substr(second + 1, end - second - 1);
+  return mark;
+}
+
+Status write_mark(int lock, pid_t group, std::string const& path) {
+  std::string const text = fmt::format("{} {} {}\n", group, stat_of(std::to_string(group)).start, boot_id());
+  if (::ftruncate(lock, 0) != 0) return Status::from_errno(path, errno);
+  return real_disk().write_at(lock, text, 0, path);  // no sync: processes do not outlive the machine
+}
+
+// The processes of the marked group.
+std::vector<std::string> members(GroupMark const& mark) {
+  std::vector<std::string> found;
+  if (mark.group <= 1 || ::kill(-mark.group, 0) != 0 || mark.boot != boot_id()) return found;
+  ProcessStat const leader = stat_of(std::to_string(mark.group));
+  if (!leader.start.empty() && leader.start != mark.start) return found;  // the number is somebody else's now
+  auto processes = list_folder("/proc");
+  if (!processes) return found;
+  for (std::string const& pid : *processes) {
+    if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
+    ProcessStat const process = stat_of(pid);
+    if (!process.start.empty() && process.group == mark.group) found.push_back(fmt::format("{} ({})", process.name, pid));
+  }
+  return found;
 }
 
 // In the child, between fork and exec: system calls only.
-[[noreturn]] void become(char* const* argv, char* const* envp, int in, int err, int exec_error) {
+[[noreturn]] void become(char* const* argv, char* const* envp, int in, int err, int exec_error, int go) {
   ::setpgid(0, 0);
+  // Nothing runs that is not yet recorded: the parent may die here.
+  char word = 0;
+  while (::read(go, &word, 1) < 0 && errno == EINTR) {
+  }
+  if (word == 0) ::_exit(75);
   for (int number = 1; number < 32; ++number) {
     if (number != SIGKILL && number != SIGSTOP) ::signal(number, SIG_DFL);
   }
@@ -86,7 +150,8 @@ Result<Pipeline> Pipeline::start(PipelineOptions const& options) {
   auto errors = make_pipe();
   auto exec_error = make_pipe();
   auto channel = make_pipe();
-  for (auto* pipe : {&input, &errors, &exec_error, &channel}) {
+  auto go = make_pipe();
+  for (auto* pipe : {&input, &errors, &exec_error, &channel, &go}) {
     if (!*pipe) return pipe->status();
   }
 
@@ -113,14 +178,20 @@ Result<Pipeline> Pipeline::start(PipelineOptions const& options) {
 
   pid_t const child = ::fork();
   if (child < 0) return Status::from_errno("fork", errno);
-  if (child == 0) become(argv.data(), envp.data(), input->read.get(), errors->write.get(), exec_error->write.get());
+  if (child == 0) {
+    ::close(go->write.get());
+    become(argv.data(), envp.data(), input->read.get(), errors->write.get(), exec_error->write.get(), go->read.get());
+  }
   ::setpgid(child, child);  // both do it: whoever is first
   run.leader_ = child;
   if (lock) {
-    // Not synced: after a power failure nobody is there to be found.
-    std::string const mark = fmt::format("{} {}\n", child, start_of(child));
-    if (::ftruncate(lock.get(), 0) == 0) (void)!::pwrite(lock.get(), mark.data(), mark.size(), 0);
+    if (Status status = write_mark(lock.get(), child, options.lock_path); !status.ok()) {
+      go->write.reset();
+      ::waitpid(child, nullptr, 0);
+      return status;
+    }
   }
+  (void)!::write(go->write.get(), "g", 1);
   exec_error->write.reset();
   int error = 0;
   if (::read(exec_error->read.get(), &error, sizeof error) == sizeof error) {
@@ -156,7 +227,10 @@ bool Pipeline::read_channel(std::string& lines, bool& ended) {
     ended = n == 0;
     if (n <= 0) break;
     channel_rest_.append(buffer, static_cast<std::size_t>(n));
-    if (channel_rest_.size() > (1 << 20)) break;
+    if (channel_rest_.size() > (1 << 20)) {
+      if (channel_rest_.find('\n') == std::string::npos) channel_rest_.clear();  // no stage of ours writes such a line
+      break;
+    }
   }
   bool const more = channel_rest_.size() > before;
   std::size_t const end = channel_rest_.rfind('\n');
@@ -200,32 +274,33 @@ bool Pipeline::gone() {
     status_ = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
   }
   if (!leader_ended_) return false;
-  if (::kill(-leader_, 0) == 0 || errno == EPERM) return false;
-  return lock_path_.empty() || !run_lock_held(lock_path_);
+  // Once empty, the group's number may become somebody else's.
+  if (!group_ended_) group_ended_ = ::kill(-leader_, 0) != 0 && errno != EPERM;
+  if (!group_ended_) return false;
+  return lock_path_.empty() || !lock_held(lock_path_);
 }
 
-void Pipeline::signal_group(int signal) const { ::kill(-leader_, signal); }
+void Pipeline::signal_group(int signal) const {
+  if (!group_ended_) ::kill(-leader_, signal);
+}
 
 std::vector<std::string> Pipeline::holders() const {
   return lock_path_.empty() ? std::vector<std::string>{} : who_has_open(lock_path_);
 }
 
-bool run_lock_held(std::string const& path) {
-  if (!exists(path)) return false;
-  auto held = lock_file(path, Lock::exclusive, false);
-  return !held && held.status().code() == Code::temporary;
+bool run_alive(std::string const& lock_path) { return lock_held(lock_path) || !members(read_mark(lock_path)).empty(); }
+
+bool signal_run(std::string const& lock_path, int signal) {
+  GroupMark const mark = read_mark(lock_path);
+  return !members(mark).empty() && ::kill(-mark.group, signal) == 0;
 }
 
-void signal_recorded_group(std::string const& lock_path, int signal) {
-  auto text = read_file(lock_path);
-  if (!text) return;
-  char* end = nullptr;
-  auto const group = static_cast<pid_t>(std::strtol(text->c_str(), &end, 10));
-  if (group <= 1 || *end != ' ') return;
-  std::string const started(end + 1, text->find_last_not_of('\n') + 1 - static_cast<std::size_t>(end + 1 - text->c_str()));
-  // The leader may have ended before its children: then the boot tells; a reused leader is told by its start.
-  std::string const now = start_of(group);
-  if (now.empty() ? started.ends_with(boot_id()) : now == started) ::kill(-group, signal);
+std::vector<std::string> who_runs(std::string const& lock_path) {
+  std::vector<std::string> who = who_has_open(lock_path);
+  for (std::string& process : members(read_mark(lock_path))) {
+    if (std::find(who.begin(), who.end(), process) == who.end()) who.push_back(std::move(process));
+  }
+  return who;
 }
 
 }  // namespace inflight

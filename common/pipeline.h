@@ -61,14 +61,15 @@ class Pipeline {
   Fd input_, channel_, errors_;
   std::string channel_rest_, errors_rest_;
   std::deque<std::string> error_lines_;
-  bool leader_ended_ = false;
+  bool leader_ended_ = false, group_ended_ = false;
   int status_ = 0;
 };
 
-// Whether some process still holds a run's lock.
-[[nodiscard]] bool run_lock_held(std::string const& path);
-// Sends a signal to the process group that a run recorded in its lock, if it is still the same one, in spite of reused
-// process ids.
-void signal_recorded_group(std::string const& lock_path, int signal);
+// Whether some process of a run before is still there: it holds the lock or is of the group that the lock file names.
+[[nodiscard]] bool run_alive(std::string const& lock_path);
+// Sends a signal to the group that the lock file names, if it is still the same one. False where it is gone.
+bool signal_run(std::string const& lock_path, int signal);
+// As `name (pid)`.
+[[nodiscard]] std::vector<std::string> who_runs(std::string const& lock_path);
 
 }  // namespace inflight

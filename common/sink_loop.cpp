@@ -108,6 +108,8 @@ class SinkLoop {
     }
     if (!status.ok() && !io_.receipts.active()) say_error(fmt::format("stopped, not all is stored: {}", status.what()));
     if (stopping()) return stop_signal() == SIGINT ? Exit::interrupted : Exit::terminated;
+    // Told even so: a stage before us may have ended while others wait for input.
+    if (Status told = io_.receipts.exit(0); !told.ok()) return Exit::temporary;
     return rejects_.count() > 0 && !io_.receipts.active() ? Exit::rejected : Exit::ok;
   }
 

@@ -119,7 +119,7 @@ Exit replay(Io& io, Options& options, SubscriberFiles const& files) {
   if (chosen.empty()) return Exit::ok;
   if (status = request_replays(io.disk, files, chosen); !status.ok()) return failed(status);
   if (options.delivery.pipeline.empty()) {
-    bool const running = run_lock_held(files.lock());
+    bool const running = lock_held(files.lock());
     say_info(fmt::format("{} letters go through {} again{}", chosen.size(), options.as,
                          running ? "" : " when it is started"));
     return Exit::ok;
