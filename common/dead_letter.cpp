@@ -32,7 +32,7 @@ bool is_record(std::string_view text) {
   padded.resize(text.size() + kRecordPadding);
   RecordParser parser;
   Record record;
-  return parser.parse({padded.data(), text.size()}, record).ok();
+  return parser.parse({padded.data(), text.size()}, record).ok() && is_json(text);
 }
 
 // Takes the number behind `label` from the front of a line of our own.
@@ -177,15 +177,21 @@ Status DeadLetters::append(std::span<DeadLetter const> letters) {
   return {};
 }
 
-Status DeadLetters::close(std::uint64_t position) {
-  auto const known = entries_.find(position);
-  if (known == entries_.end() || !known->second.open) return {};
-  if (Status status = append_lines(fmt::format("{{\"closed\":{},\"attempt\":{}}}\n", position, known->second.attempt));
-      !status.ok()) {
-    return status;
+Status DeadLetters::close(std::span<std::uint64_t const> positions) {
+  std::string lines;
+  std::vector<Entry*> closed;
+  for (std::uint64_t const position : positions) {
+    auto const known = entries_.find(position);
+    if (known == entries_.end() || !known->second.open) continue;
+    lines += fmt::format("{{\"closed\":{},\"attempt\":{}}}\n", position, known->second.attempt);
+    closed.push_back(&known->second);
   }
-  known->second.open = false;
-  --open_count_;
+  if (lines.empty()) return {};
+  if (Status status = append_lines(lines); !status.ok()) return status;
+  for (Entry* entry : closed) {
+    if (entry->open) --open_count_;
+    entry->open = false;
+  }
   return {};
 }
 

@@ -40,8 +40,9 @@ class DeadLetters {
 
   // All of them with one fsync; durable when it returns ok.
   [[nodiscard]] Status append(std::span<DeadLetter const> letters);
-  // Closes the open letter of a position (stored or dropped on replay), durably.
-  [[nodiscard]] Status close(std::uint64_t position);
+  // Closes the open letters of positions (stored or dropped on replay), durably, with one fsync.
+  [[nodiscard]] Status close(std::span<std::uint64_t const> positions);
+  [[nodiscard]] Status close(std::uint64_t position) { return close(std::span(&position, 1)); }
 
   struct Entry {
     std::uint64_t offset = 0;  // of the newest attempt's line

@@ -82,9 +82,10 @@ Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::stri
     // Their positions would be taken for those of the events to come.
     return Status::usage(fmt::format("{}: dead letters of a run whose state is gone; move them away first", letters));
   }
-  // A letter is durable before the cursor moves over its event.
+  // A letter is durable before the cursor moves over its event. One that was closed says nothing of now: its event may have
+  // to follow an older one again.
   for (auto const& [position, entry] : ledger->letters_->entries()) {
-    if (position >= ledger->cursor_) ledger->settle(position, position);
+    if (entry.open && position >= ledger->cursor_) ledger->settle(position, position);
   }
   return ledger;
 }
@@ -93,7 +94,10 @@ std::uint64_t Ledger::next_unsettled(std::uint64_t position) const {
   return settled_.next_missing(std::max(position, cursor_));
 }
 
-std::uint64_t Ledger::reached() const { return settled_.empty() ? cursor_ : settled_.map().rbegin()->second + 1; }
+std::uint64_t Ledger::reached() const {
+  std::uint64_t const settled = settled_.empty() ? cursor_ : settled_.map().rbegin()->second + 1;
+  return reopened_.empty() ? settled : std::max(settled, *reopened_.rbegin() + 1);
+}
 
 void Ledger::settle(std::uint64_t first, std::uint64_t last) {
   first = std::max(first, cursor_);
@@ -136,7 +140,9 @@ bool Ledger::has_open_letter(std::uint64_t position) const {
 
 std::uint64_t Ledger::next_attempt(std::uint64_t position) const {
   auto const known = letters_->entries().find(position);
-  return known != letters_->entries().end() && reopened_.contains(position) ? known->second.attempt + 1 : 1;
+  if (known == letters_->entries().end()) return 1;
+  // An open letter that is not being replayed is the same one, told twice.
+  return known->second.attempt + (!known->second.open || reopened_.contains(position) ? 1 : 0);
 }
 
 template <typename Write>
@@ -160,9 +166,8 @@ void Ledger::set_note(std::string note) {
 }
 
 Status Ledger::save() {
-  for (; !to_close_.empty(); to_close_.pop_back()) {
-    if (Status status = with_room([&] { return letters_->close(to_close_.back()); }); !status.ok()) return status;
-  }
+  if (Status status = with_room([&] { return letters_->close(to_close_); }); !status.ok()) return status;
+  to_close_.clear();
   if (!changed_ || path_.empty()) return {};
   if (Status status = with_room([&] { return write_state(); }); !status.ok()) return status;
   changed_ = false;
@@ -192,7 +197,7 @@ Result<LedgerView> view_ledger(std::string const& path) {
   view.complete = state->value("complete", false);
   std::vector<Position> positions;
   (void)parse_positions(state->value("settled", ""), positions);
-  for (Position const& position : positions) view.settled_above += position.last - position.first + 1;
+  for (Position const& position : positions) view.settled.add(position.first, position.last);
   return view;
 }
 

@@ -59,6 +59,8 @@ class Ledger {
   // it has passed. The letter is closed when the event is settled otherwise than by a new one. False: no such open
   // letter.
   bool reopen(std::uint64_t position);
+  // Whether any is being delivered again.
+  [[nodiscard]] bool reopened() const { return !reopened_.empty(); }
   // True once after reopen().
   [[nodiscard]] bool take_reopened() { return std::exchange(reopened_now_, false); }
   // The attempt that a letter of this event would be now.
@@ -113,7 +115,7 @@ class Ledger {
 struct LedgerView {
   std::string source;
   std::uint64_t cursor = 0;
-  std::uint64_t settled_above = 0;
+  Ranges settled;  // above it
   std::string note;
   bool complete = false;
 };
