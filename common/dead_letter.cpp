@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/messages.h"
+#include "common/path.h"
 #include "common/reader.h"
 #include "common/record.h"
 

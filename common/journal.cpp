@@ -220,7 +220,8 @@ Result<JournalSpan> journal_span(std::string const& folder) {
   return span;
 }
 
-Result<std::uint64_t> journal_remove(Disk& disk, std::string const& folder, std::uint64_t position, Time until) {
+Result<std::uint64_t> journal_remove(Disk& disk, std::string const& folder, std::uint64_t position, Time until,
+                                     std::uint64_t enough) {
   auto const lock = append_lock(folder);
   if (!lock) return lock.status();
   auto const listed = list(folder);
@@ -231,6 +232,11 @@ Result<std::uint64_t> journal_remove(Disk& disk, std::string const& folder, std:
     auto const committed = last_committed(folder, firsts[n], listed->id);
     if (!committed) return committed.status();
     if (*committed >= until) break;
+    if (enough > 0) {
+      auto const span = journal_span(folder);
+      if (!span) return span.status();
+      if (span->bytes <= enough) break;
+    }
     // The index goes first and for good: data without it are known as a leftover, an index without its data is damage.
     Status status = disk.remove(journal::index_path(folder, firsts[n]));
     if (status.ok()) status = disk.sync_folder(folder);

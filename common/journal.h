@@ -48,10 +48,10 @@ struct JournalSpan {
 };
 [[nodiscard]] Result<JournalSpan> journal_span(std::string const& folder);
 
-// Removes sealed segments all of whose events are below `position` and were committed before `until`, oldest first.
-// Returns how many were removed. Takes the append lock.
+// Removes sealed segments all of whose events are below `position` and were committed before `until`, oldest first, and
+// none once the journal has at most `enough` bytes. Returns how many were removed. Takes the append lock.
 [[nodiscard]] Result<std::uint64_t> journal_remove(Disk& disk, std::string const& folder, std::uint64_t position,
-                                                   Time until);
+                                                   Time until, std::uint64_t enough = 0);
 
 // Becomes readable when something was written; the caller drains it and looks for events until there are none. An event
 // that was there before is not told, so: watch first, then read.

@@ -237,6 +237,16 @@ void append_quoted(std::string& out, std::string_view text) {
   out += '"';
 }
 
+bool has_valid_escapes(std::string_view text) {
+  for (std::size_t i = 0; (i = text.find('\\', i)) != std::string_view::npos; i += 2) {
+    char const c = i + 1 < text.size() ? text[i + 1] : '\0';
+    bool const good = c == 'u' ? i + 6 <= text.size() && is_hex4(text.data() + i + 2)
+                               : c != '\0' && std::string_view("\"\\/bfnrt").find(c) != std::string_view::npos;
+    if (!good) return false;
+  }
+  return true;
+}
+
 bool is_json_number(std::string_view raw) {
   std::size_t i = raw.starts_with('-') ? 1 : 0;
   auto digits = [&] {

@@ -28,6 +28,8 @@ void append_base64(std::string& out, std::string_view bytes);
 // Appends the bytes that base64 (RFC 4648, padded) stands for. False where it is none.
 [[nodiscard]] bool append_from_base64(std::string& out, std::string_view text);
 
+// Whether each backslash begins an escape. Of a text that was parsed as a record, which does not look into strings.
+[[nodiscard]] bool has_valid_escapes(std::string_view text);
 // Whether it is a string in its quotes, a number, true, false or null.
 [[nodiscard]] bool is_json_scalar(std::string_view raw);
 // Whether the bytes between a string's quotes, escapes and all, say `text`.

@@ -186,6 +186,7 @@ class Walk {
 }  // namespace
 
 bool is_json(std::string_view text) {
+  if (!has_valid_escapes(text)) return false;
   Walk walk(text);
   if (walk.skip().empty()) return false;
   walk.space();
