@@ -728,6 +728,9 @@ class Lane {
     if (options_.ack == "exit") {
       for (auto const& [first, last] : delivered_.map()) ledger_.settle(first, last);
     }
+    // Decided, though an older event of its key that is still to come takes it back below.
+    prune(vanished_);
+    prune(suspects_);
     Ranges const open = unsettled();
     if (!open.empty() && sinks_seen_ == 0) {
       end(Exit::usage, "no sink of the pipeline sends receipts: for a foreign one say --ack exit");
