@@ -5,12 +5,12 @@
 #include <stdlib.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <queue>
 #include <set>
 

@@ -21,8 +21,9 @@ struct ArchiveQuery {
   bool pinned = false;
 };
 
-// Makes a query give the same lines in the same order whenever it is asked again: the range and the objects that are there
-// now are kept in a file, and taken from it where it is there already. Code::usage: it was made for other subjects.
+// Makes a query give the same lines in the same order whenever it is asked again: the range and the objects that are
+// there now are kept in a file, and taken from it where it is there already. Code::usage: it was made for other
+// subjects.
 [[nodiscard]] Status pin_query(Disk& disk, std::string const& path, ObjectStore& store, ArchiveQuery& query);
 
 // The objects of the hours that a query touches, by hour and name.

@@ -69,8 +69,8 @@ class Keys {
 struct Plan {
   enum class Kind { all, some, lone, vanished, probe };
   Kind kind = Kind::all;
-  Ranges only;              // some: these
-  std::uint64_t limit = 0;  // at most so many events; 0: no limit
+  Ranges only;                  // some: these
+  std::uint64_t limit = 0;      // at most so many events; 0: no limit
   std::uint64_t suspended = 0;  // probe: not this one
 };
 
@@ -80,7 +80,12 @@ struct Plan {
 class Lane {
  public:
   Lane(Io& io, EventSource& source, Ledger& ledger, DeliveryOptions const& options, std::uint64_t index)
-      : io_(io), source_(source), ledger_(ledger), options_(options), index_(index), scan_(ledger.cursor()),
+      : io_(io),
+        source_(source),
+        ledger_(ledger),
+        options_(options),
+        index_(index),
+        scan_(ledger.cursor()),
         high_(ledger.reached()) {
     if (!ledger.was_clean()) ramp_ = 1;  // it may be an event that takes us down: begin in small groups
   }
@@ -152,7 +157,9 @@ class Lane {
   // ---- starting
 
   std::string lock_path() const {
-    return options_.run_lock.empty() ? "" : options_.jobs > 1 ? fmt::format("{}.{}", options_.run_lock, index_) : options_.run_lock;
+    return options_.run_lock.empty() ? ""
+           : options_.jobs > 1       ? fmt::format("{}.{}", options_.run_lock, index_)
+                                     : options_.run_lock;
   }
 
   // Two runs never write side by side: those of a killed process before us must be gone, whatever its --jobs.
@@ -177,8 +184,10 @@ class Lane {
       if (waited > options_.takeover * (signals + 1)) {
         std::string who;
         for (std::string const& process : who_runs(path)) who += (who.empty() ? "" : ", ") + process;
-        if (signals == 2) return Status::temporary(fmt::format("the pipeline of a run before is still at work: {}", who));
-        say_warning(fmt::format("the pipeline of a run before is still at work after {}: {}; ending it", format_duration(options_.takeover), who));
+        if (signals == 2)
+          return Status::temporary(fmt::format("the pipeline of a run before is still at work: {}", who));
+        say_warning(fmt::format("the pipeline of a run before is still at work after {}: {}; ending it",
+                                format_duration(options_.takeover), who));
         (void)signal_run(path, signals == 0 ? SIGTERM : SIGKILL);
         ++signals;
       }
@@ -224,7 +233,8 @@ class Lane {
       return std::optional(plan);
     }
     if (!suspects_.empty()) {
-      // Stages keep the order, so it is likely the first or soon after: that one, then larger groups, halves of one that fails.
+      // Stages keep the order, so it is likely the first or soon after: that one, then larger groups, halves of one
+      // that fails.
       plan.kind = Plan::Kind::some;
       std::uint64_t wanted = std::min(group_, group_ > kFirstGroup ? suspects_.count() : (suspects_.count() + 1) / 2);
       for (auto const& [first, last] : suspects_.map()) {
@@ -378,7 +388,10 @@ class Lane {
             break;
           }
           auto got = next_event(plan_, scan_, event);
-          if (!got) return got.status();
+          if (!got) {
+            input_open_ = false;  // what was delivered is settled first; the next start meets the damage and tells it
+            break;
+          }
           if (*got != Got::event) {
             plan_exhausted_ = *got == Got::end && plan_.kind != Plan::Kind::all;
             break;
@@ -458,8 +471,9 @@ class Lane {
     std::string scratch;
     if (Value const sink = heard_.attribute("sink")) {
       if (++sinks_seen_ > options_.sinks) {
-        end(Exit::usage, fmt::format("the pipeline has more than {} sink{}: the receipt of one would speak for the other (--sinks)",
-                                     options_.sinks, options_.sinks == 1 ? "" : "s"));
+        end(Exit::usage,
+            fmt::format("the pipeline has more than {} sink{}: the receipt of one would speak for the other (--sinks)",
+                        options_.sinks, options_.sinks == 1 ? "" : "s"));
       }
       return {};
     }
@@ -543,7 +557,8 @@ class Lane {
       return Status::defect(fmt::format("event {} is gone from the source before it was settled", position));
     }
     letters_bytes_ += event.line.size();
-    letters_.push_back({position, ledger_.next_attempt(position), io_.clock.now(), by, reason, std::string(event.line)});
+    letters_.push_back(
+        {position, ledger_.next_attempt(position), io_.clock.now(), by, reason, std::string(event.line)});
     return letters_.size() >= 1000 || letters_bytes_ > (4 << 20) ? write_letters() : Status{};
   }
 
@@ -580,7 +595,9 @@ class Lane {
       if (overtaken && scan_ - ledger_.cursor() >= options_.window / 2) end = true;
       if (overtaken && now - overtaken_->second > options_.settle) end = true;
       // The newest event is receipted when another one follows it, or at the end.
-      if (outstanding && at_end_ && now - last_fed_ > options_.settle && now - last_line_ > options_.settle && !waiting_since_) end = true;
+      if (outstanding && at_end_ && now - last_fed_ > options_.settle && now - last_line_ > options_.settle &&
+          !waiting_since_)
+        end = true;
       if (!window_full_ || !any_unsettled()) {
         full_since_.reset();
       } else if (!full_since_) {
@@ -684,7 +701,8 @@ class Lane {
     run_.reset();
     if (verdict_) return requeue();
     auto any = [&](int code) { return status == code || exits_.contains(code); };
-    bool const clean = status == 0 && killed_why_.empty() && std::all_of(exits_.begin(), exits_.end(), [](int code) { return code == 0; });
+    bool const clean = status == 0 && killed_why_.empty() &&
+                       std::all_of(exits_.begin(), exits_.end(), [](int code) { return code == 0; });
     bool const lone = plan_.kind == Plan::Kind::lone;
     if (clean) return finish_clean(errors);
     bool const moved = ledger_.settled_count() > settled_at_start_;
@@ -713,7 +731,8 @@ class Lane {
     }
     if (usage) {
       int const code = status == 126 || status == 127 ? status : 2;
-      end(Exit::usage, fmt::format("the pipeline is called wrongly ({}); nothing is lost, mend it and start again", status_text(code)));
+      end(Exit::usage, fmt::format("the pipeline is called wrongly ({}); nothing is lost, mend it and start again",
+                                   status_text(code)));
       return requeue();
     }
     return finish_crashed(status, errors);
@@ -783,11 +802,13 @@ class Lane {
     }
     Duration wait{};
     if (plan_.kind == Plan::Kind::probe) {
-      // Another event fails as well: the pipeline is at fault, until it has worked. Others are tried, first in quick succession.
+      // Another event fails as well: the pipeline is at fault, until it has worked. Others are tried, first in quick
+      // succession.
       probe_next_ = !probed_all_;
       wait = probed_all_ ? failing_.next() : milliseconds(20);
       if (probed_all_ && failing_.attempts() % 8 == 1) {
-        say_warning(fmt::format("the pipeline fails for every event ({}); nothing is dead-lettered, it is tried again", why));
+        say_warning(
+            fmt::format("the pipeline fails for every event ({}); nothing is dead-lettered, it is tried again", why));
       }
     } else if (delivered_count_ == 0) {
       wait = std::max<Duration>(failing_.next(), milliseconds(50));
@@ -797,7 +818,8 @@ class Lane {
       auto const attempts = ledger_.attempts()[position];
       bool const others_worked = ledger_.settled_count() > attempts.settled_before;
       if (attempts.failures >= options_.max_deliveries && others_worked) {
-        if (Status written = dead(position, "pipeline", fmt::format("brought the pipeline down alone {} times: {}", attempts.failures, why));
+        if (Status written = dead(position, "pipeline",
+                                  fmt::format("brought the pipeline down alone {} times: {}", attempts.failures, why));
             !written.ok()) {
           return written;
         }
@@ -807,7 +829,8 @@ class Lane {
       } else {
         // Where others work the event is the suspect, and an ordinary exit status will not change by waiting.
         probe_next_ = !others_worked;
-        if (!others_worked || status >= 128) wait = std::min<Duration>(failing_.next(), others_worked ? milliseconds(200) : seconds(30));
+        if (!others_worked || status >= 128)
+          wait = std::min<Duration>(failing_.next(), others_worked ? milliseconds(200) : seconds(30));
       }
     } else if (plan_.kind == Plan::Kind::vanished) {
       // Alone it is not swallowed but brings the pipeline down (jq's last input decides its status).
@@ -832,7 +855,8 @@ class Lane {
     letters_in_a_row_ = letters_in_a_row_ > 0 && position == last_letter_ + 1 ? letters_in_a_row_ + 1 : 1;
     last_letter_ = position;
     if (letters_in_a_row_ < kLettersInARow) return;
-    note(fmt::format("paused: {} events in a row brought the pipeline down; that is a deployment, not data", letters_in_a_row_));
+    note(fmt::format("paused: {} events in a row brought the pipeline down; that is a deployment, not data",
+                     letters_in_a_row_));
     end(Exit::temporary, ledger_note_);
   }
 
@@ -845,7 +869,8 @@ class Lane {
   Ranges unsettled() const {
     Ranges open;
     for (auto const& [first, last] : delivered_.map()) {
-      for (std::uint64_t p = ledger_.next_unsettled(first); p <= last; p = ledger_.next_unsettled(p + 1)) open.add(p, p);
+      for (std::uint64_t p = ledger_.next_unsettled(first); p <= last; p = ledger_.next_unsettled(p + 1))
+        open.add(p, p);
     }
     return open;
   }
@@ -855,8 +880,8 @@ class Lane {
     return ledger_.settled_count() > settled_at_start_ ? follow_again(unsettled_before(high_)) : Status{};
   }
 
-  // What follows `open` in the order of its keys and was delivered already must follow it again: an older version never comes
-  // last. Durable before any of `open` is delivered again.
+  // What follows `open` in the order of its keys and was delivered already must follow it again: an older version never
+  // comes last. Durable before any of `open` is delivered again.
   Status follow_again(Ranges const& open) {
     if (open.empty() || ledger_.reached() <= open.map().begin()->first + 1) return {};
     std::unordered_set<std::string> keys;
@@ -929,7 +954,8 @@ class Lane {
 
   // between runs
   Ranges suspects_, vanished_;
-  bool probe_next_ = false, probed_all_ = false, vanished_together_ = false, anew_ = false, started_once_ = false, worked_ = false;
+  bool probe_next_ = false, probed_all_ = false, vanished_together_ = false, anew_ = false, started_once_ = false,
+       worked_ = false;
   std::uint64_t probed_ = 0, probe_step_ = 1, forgotten_ = 0, group_ = kFirstGroup;
   std::uint64_t ramp_ = 0;  // 0: no limit
   std::uint64_t settled_at_start_ = 0, settled_at_crash_ = 0, last_letter_ = 0, letters_in_a_row_ = 0;

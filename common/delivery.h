@@ -1,7 +1,9 @@
-// Runs a pipeline on the events of a source so that kill -9 of anything loses and doubles nothing.  Manual: man/receipts.7
+// Runs a pipeline on the events of a source so that kill -9 of anything loses and doubles nothing.  Manual:
+// man/receipts.7
 //
-// A run is a pass over the unsettled positions in order, through one set of processes. Whatever ends it, the next run passes
-// over what is unsettled then. Later events of a `partitionkey` that were delivered already follow an older one again.
+// A run is a pass over the unsettled positions in order, through one set of processes. Whatever ends it, the next run
+// passes over what is unsettled then. Later events of a `partitionkey` that were delivered already follow an older one
+// again.
 #pragma once
 
 #include <functional>
@@ -27,8 +29,8 @@ struct DeliveryOptions {
   std::uint64_t max_deliveries = 5;
   std::uint64_t sinks = 1;
   std::string ack = "receipts";
-  bool until_empty = false;       // end when the source has nothing more for now
-  std::string run_lock;           // path; with --jobs each lane adds its number
+  bool until_empty = false;  // end when the source has nothing more for now
+  std::string run_lock;      // path; with --jobs each lane adds its number
 
   void add_to(Cli& cli);
 };

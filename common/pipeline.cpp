@@ -69,8 +69,8 @@ ProcessStat stat_of(std::string const& pid) {
   return process;
 }
 
-// How a process group can be found again by a later start of the same line, in spite of reused process ids. It stands in the
-// lock file before the first stage runs: `GROUP START BOOT`.
+// How a process group can be found again by a later start of the same line, in spite of reused process ids. It stands
+// in the lock file before the first stage runs: `GROUP START BOOT`.
 struct GroupMark {
   pid_t group = 0;
   std::string start, boot;
@@ -105,7 +105,8 @@ std::vector<std::string> members(GroupMark const& mark) {
   for (std::string const& pid : *processes) {
     if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
     ProcessStat const process = stat_of(pid);
-    if (!process.start.empty() && process.group == mark.group) found.push_back(fmt::format("{} ({})", process.name, pid));
+    if (!process.start.empty() && process.group == mark.group)
+      found.push_back(fmt::format("{} ({})", process.name, pid));
   }
   return found;
 }

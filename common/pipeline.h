@@ -1,7 +1,7 @@
 // One run of a pipeline: its processes, their descriptors and the lock that shows when the last of them is gone.
 //
-// The processes get default signal dispositions, a process group of their own, the receipts channel (receipts.h) and a lock
-// descriptor. The caller drives it from a poll(2) loop; nothing here blocks.
+// The processes get default signal dispositions, a process group of their own, the receipts channel (receipts.h) and a
+// lock descriptor. The caller drives it from a poll(2) loop; nothing here blocks.
 #pragma once
 
 #include <sys/types.h>
@@ -21,8 +21,8 @@ struct PipelineOptions {
   std::vector<std::string> words;  // one: for `bash -o pipefail -c`; more: a program and its arguments
   std::string lock_path;           // every process of the run holds it; in it stands how to find their group again
   bool channel = true;
-  std::string token;               // of this run
-  std::string source;              // RECEIPTS_SOURCE
+  std::string token;   // of this run
+  std::string source;  // RECEIPTS_SOURCE
 };
 
 class Pipeline {

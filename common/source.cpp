@@ -45,7 +45,11 @@ class StandardOutput final : public Outlet {
 class Retained final : public EventSource, public Outlet {
  public:
   Retained(Io& io, std::string identity, std::uint64_t first, std::uint64_t limit, Ledger const& ledger)
-      : io_(io), identity_(std::move(identity)), next_(first), limit_(limit), cursor_(ledger.cursor()),
+      : io_(io),
+        identity_(std::move(identity)),
+        next_(first),
+        limit_(limit),
+        cursor_(ledger.cursor()),
         wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
   // ---- the making thread
@@ -181,8 +185,9 @@ Exit run_source(Io& io, SourceOptions const& options, std::function<Status(Outle
     if (!held) {
       std::string who;
       for (std::string const& process : who_has_open(options.state + ".lock")) who += " " + process;
-      return report(Status{held.status().code(), fmt::format("{}: another run of this line is at work:{}", options.state, who)},
-                    Exit::temporary);
+      return report(
+          Status{held.status().code(), fmt::format("{}: another run of this line is at work:{}", options.state, who)},
+          Exit::temporary);
     }
     lock = std::move(*held);
     delivery.run_lock = options.state + ".run.lock";

@@ -1,8 +1,8 @@
-// The frame of a source that makes events as it goes (polls, crawls, reads an archive): writes them to standard output, or
-// runs `-- PIPELINE` through delivery.h and keeps each event in memory until it is settled.
+// The frame of a source that makes events as it goes (polls, crawls, reads an archive): writes them to standard output,
+// or runs `-- PIPELINE` through delivery.h and keeps each event in memory until it is settled.
 //
-// With a state file positions are the ordinals of what `produce` puts out, which must be the same when the line is started
-// again; what is settled is passed over. Without one they begin anew, and nothing is remembered.
+// With a state file positions are the ordinals of what `produce` puts out, which must be the same when the line is
+// started again; what is settled is passed over. Without one they begin anew, and nothing is remembered.
 #pragma once
 
 #include <functional>
@@ -29,8 +29,8 @@ struct SourceOptions {
 class Outlet {
  public:
   virtual ~Outlet() = default;
-  // One event, no newline. Blocks while there is no room. Code::stopped: enough (--limit, a stop signal, the pipeline ended);
-  // Code::closed: nobody reads standard output.
+  // One event, no newline. Blocks while there is no room. Code::stopped: enough (--limit, a stop signal, the pipeline
+  // ended); Code::closed: nobody reads standard output.
   [[nodiscard]] virtual Status put(std::string_view line) = 0;
   // Whether put() would not block.
   [[nodiscard]] virtual bool ready() = 0;

@@ -81,7 +81,8 @@ Exit put(Io& io, Options const& options) {
 
 Exit get(Io& io, ObjectStore& store, Options& options) {
   if (!options.source.state.empty()) {
-    if (Status status = inflight::pin_query(io.disk, options.source.state + ".objects", store, options.query); !status.ok()) {
+    if (Status status = inflight::pin_query(io.disk, options.source.state + ".objects", store, options.query);
+        !status.ok()) {
       return failed(status);
     }
   }
@@ -185,7 +186,8 @@ Exit run(inflight::Cli& cli, Io& io) {
   Options options;
   cli.purpose("keep events in immutable compressed objects by hour, and read them back: put, get, ls, verify",
               {"consume fleet/ --as backfill -- s3-archive put archive/",
-               "s3-archive get archive/ --from 2018-07-01 --to 2018-08-01 --state july.state -- 'xml2json | sql-write sqlite:july.db'",
+               "s3-archive get archive/ --from 2018-07-01 --to 2018-08-01 --state july.state -- 'xml2json | sql-write "
+               "sqlite:july.db'",
                "s3-archive get archive/ --from yesterday --subject bsu-00017 | jq .data",
                "s3-archive verify archive/ --from yesterday"});
   cli.positional("command", options.command, "put, get, ls or verify");
