@@ -34,14 +34,17 @@ SubscriberSettings read_settings(SubscriberFiles const& files) {
   return {json.is_object() && json.value("optional", false)};
 }
 
-// Positions that were removed before an optional subscriber read them.
-std::uint64_t count_lost(SubscriberFiles const& files) {
+// Positions that were damaged, or removed before an optional subscriber read them. A hole may have been met again, and
+// larger.
+Ranges read_holes(SubscriberFiles const& files) {
   auto text = read_file(files.holes());
-  std::uint64_t lost = 0;
+  Ranges lost;
   if (!text) return lost;
   for (std::size_t begin = 0, end = 0; (end = text->find('\n', begin)) != std::string::npos; begin = end + 1) {
     ordered_json const hole = ordered_json::parse(text->substr(begin, end - begin), nullptr, false);
-    if (hole.is_object()) lost += hole.value("end", std::uint64_t{0}) - hole.value("first", std::uint64_t{0});
+    if (!hole.is_object()) continue;
+    std::uint64_t const first = hole.value("first", std::uint64_t{0}), last = hole.value("end", std::uint64_t{0});
+    if (last > first) lost.add(first, last - 1);
   }
   return lost;
 }
@@ -69,10 +72,11 @@ class JournalEvents final : public EventReader {
       event = {position, letter_.event, letter_.time};
       return Got::event;
     }
-    if (!reader_ || reader_->position() != position) {
-      if (Status status = move_to(position); !status.ok()) return status;
+    auto got = next_at(position);
+    if (!got && got.status().code() == Code::usage) {
+      auto kept = pass_over_removed(position, got.status());
+      return kept ? read(*kept, event) : kept.status();
     }
-    auto got = reader_->next();
     if (!got && skip_damage_ && got.status().code() == Code::defect) {
       auto damage = reader_->skip_damage();
       if (!damage) return damage.status();
@@ -86,22 +90,30 @@ class JournalEvents final : public EventReader {
   }
 
  private:
-  Status move_to(std::uint64_t position) {
-    Status status;
-    if (reader_) {
-      status = reader_->seek(position);
-    } else {
+  Result<std::optional<JournalReader::Event>> next_at(std::uint64_t position) {
+    if (!reader_) {
       auto opened = JournalReader::open(files_.exchange(), position);
-      if (opened) reader_ = std::move(*opened);
-      status = opened.status();
+      if (!opened) return opened.status();
+      reader_ = std::move(*opened);
+    } else if (reader_->position() != position) {
+      if (Status status = reader_->seek(position); !status.ok()) return status;
     }
-    if (status.code() != Code::usage) return status;
+    return reader_->next();
+  }
+
+  // The journal keeps `position` no more: where to go on. What is settled is nobody's loss.
+  Result<std::uint64_t> pass_over_removed(std::uint64_t position, Status const& why) {
     auto span = journal_span(files_.exchange());
-    if (!span || position >= span->first) return status;
-    if (!optional_) return status.at(fmt::format("subscriber {}", files_.name()));
+    if (!span || position >= span->first) return why;
+    std::uint64_t kept = span->first;
+    auto const letter = ledger_.letters().entries().lower_bound(position);
+    if (letter != ledger_.letters().entries().end()) kept = std::min(kept, letter->first);
+    std::uint64_t const wanted = ledger_.next_unsettled(position);
+    if (wanted >= kept) return kept;
+    if (!optional_) return why.at(fmt::format("subscriber {}", files_.name()));
     // Parked: the exchange needed the room.
-    if (Status recorded = record_hole(position, span->first, "removed while parked"); !recorded.ok()) return recorded;
-    return move_to(span->first);
+    if (Status recorded = record_hole(wanted, kept, "removed while parked"); !recorded.ok()) return recorded;
+    return kept;
   }
 
   // What is lost is recorded, listed, and can be filled from the archive.
@@ -136,20 +148,27 @@ Result<std::vector<std::string>> subscriber_names(std::string const& exchange) {
 std::string laggard(Clock& clock, std::string const& exchange) {
   auto subscribers = list_subscribers(clock, exchange);
   if (!subscribers || subscribers->empty()) return "no subscriber reads it";
-  auto const slowest = std::min_element(subscribers->begin(), subscribers->end(),
-                                        [](auto const& a, auto const& b) { return a.cursor < b.cursor; });
+  auto const slowest = std::min_element(subscribers->begin(), subscribers->end(), [](auto const& a, auto const& b) {
+    return std::pair(a.optional, a.cursor) < std::pair(b.optional, b.cursor);  // nobody waits for an optional one
+  });
   return fmt::format("subscriber {} lags by {} events", slowest->name, slowest->behind);
 }
 
 }  // namespace
 
 Status check_exchange_name(std::string const& exchange) {
-  for (std::string_view scheme : {"amqp://", "amqps://", "pubsub://"}) {
-    if (exchange.starts_with(scheme)) {
-      return Status::usage(fmt::format("{}: this build serves journals only: name a folder", exchange));
-    }
+  if (exchange.find("://") == std::string::npos) return {};
+  return Status::usage(fmt::format("{}: this build serves journals only: name a folder", redact(exchange)));
+}
+
+Status check_subscriber_name(std::string const& name) {
+  if (!name.empty() && name[0] != '.' && name.size() <= 200 &&
+      name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") ==
+          std::string::npos) {
+    return {};
   }
-  return {};
+  return Status::usage(
+      fmt::format("'{}' is no subscriber's name: letters, digits, '.', '_' and '-', no '.' in front", name));
 }
 
 SubscriberFiles::SubscriberFiles(std::string exchange, std::string name)
@@ -176,12 +195,8 @@ Result<Fd> SubscriberFiles::take() const {
 
 Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& files, std::string const& from,
                            bool optional) {
+  if (Status status = check_subscriber_name(files.name()); !status.ok()) return status;
   if (files.exists()) return {};
-  if (files.name().empty() || files.name()[0] == '.' ||
-      files.name().find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") !=
-          std::string::npos) {
-    return Status::usage(fmt::format("'{}' is no subscriber's name: letters, digits, '.', '_' and '-'", files.name()));
-  }
   auto span = journal_span(files.exchange());
   if (!span) return span.status();
   std::uint64_t first = span->first;
@@ -202,17 +217,27 @@ Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& file
   }
   auto identity = exchange_identity(files.exchange());
   if (!identity) return identity.status();
+  auto with_room = [&](auto write) {
+    Status status = write();
+    while (status.code() == Code::temporary && use_reserve(disk, files.exchange())) status = write();
+    return status;
+  };
+  Status status = with_room([&] { return make_folders(disk, files.folder()); });
+  if (!status.ok()) return status;
+  auto lock = files.take();
+  if (!lock) return lock.status();
+  if (files.exists()) return {};  // another process was faster
+  // What a removal that was cut short left is not ours.
+  for (std::string const& path : {files.letters(), files.replays(), files.holes()}) {
+    if (status = disk.remove(path); !status.ok()) return status;
+  }
   ordered_json const settings = {{"optional", optional}, {"from", from}, {"created", format_rfc3339(clock.now())}};
-  auto make = [&]() -> Status {
-    if (Status status = make_folders(disk, files.folder()); !status.ok()) return status;
-    if (Status status = replace_file(disk, files.settings(), settings.dump() + "\n"); !status.ok()) return status;
+  return with_room([&]() -> Status {
+    if (Status written = replace_file(disk, files.settings(), settings.dump() + "\n"); !written.ok()) return written;
     auto ledger = Ledger::open(disk, clock, files.state(), files.letters(), *identity, first);
     if (!ledger) return ledger.status();
     return (*ledger)->save();
-  };
-  Status status = make();
-  while (status.code() == Code::temporary && use_reserve(disk, files.exchange())) status = make();
-  return status;
+  });
 }
 
 Result<std::unique_ptr<Ledger>> open_ledger(Disk& disk, Clock& clock, SubscriberFiles const& files) {
@@ -233,20 +258,31 @@ Result<std::vector<Subscriber>> list_subscribers(Clock& clock, std::string const
     SubscriberFiles const files(exchange, name);
     if (!files.exists()) continue;
     auto view = view_ledger(files.state());
+    if (!view && !files.exists()) continue;  // it was just removed
     if (!view) return view.status();
     Subscriber subscriber;
     subscriber.name = name;
     subscriber.cursor = view->cursor;
-    subscriber.behind = span->end - std::min(span->end, view->cursor + view->settled_above);
+    subscriber.behind = span->end - std::min(span->end, view->cursor + view->settled.count());
     subscriber.optional = read_settings(files).optional;
-    subscriber.lost = count_lost(files) + (view->cursor < span->first ? span->first - view->cursor : 0);
     subscriber.note = view->note;
     auto letters = DeadLetters::view(files.letters());
     if (!letters) return letters.status();
     subscriber.dead = letters->open_count();
+    // A letter that is being replayed holds its event; what else the journal keeps no more is lost.
+    Ranges lost = read_holes(files);
+    for (auto const& [position, entry] : letters->entries()) view->settled.add(position, position);
+    for (std::uint64_t p = view->settled.next_missing(view->cursor); p < span->first;
+         p = view->settled.next_missing(p)) {
+      auto const next = view->settled.map().upper_bound(p);
+      std::uint64_t const end = next == view->settled.map().end() ? span->first : std::min(span->first, next->first);
+      lost.add(p, end - 1);
+      p = end;
+    }
+    subscriber.lost = lost.count();
     subscriber.running = lock_held(files.lock());
     if (subscriber.behind > 0) {
-      auto reader = JournalReader::open(exchange, std::max(view->cursor, span->first));
+      auto reader = JournalReader::open(exchange, view->settled.next_missing(std::max(view->cursor, span->first)));
       if (reader) {
         auto event = reader->next();
         if (event && *event) subscriber.lag = std::max(Duration::zero(), clock.now() - (*event)->committed);
@@ -258,6 +294,7 @@ Result<std::vector<Subscriber>> list_subscribers(Clock& clock, std::string const
 }
 
 Status remove_subscriber(Disk& disk, SubscriberFiles const& files) {
+  if (Status status = check_subscriber_name(files.name()); !status.ok()) return status;
   if (!files.exists()) return Status::usage(fmt::format("{} has no subscriber {}", files.exchange(), files.name()));
   auto lock = files.take();
   if (!lock) return lock.status();
@@ -334,15 +371,20 @@ Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange) 
   for (std::uint64_t const position : {all, mandatory}) {
     if (!span) return span.status();
     if (span->bytes <= limit) break;
-    if (auto removed = journal_remove(disk, exchange, position, clock.now()); !removed) return removed.status();
+    if (auto removed = journal_remove(disk, exchange, position, clock.now(), limit); !removed) return removed.status();
     span = journal_span(exchange);
   }
   if (!span) return span.status();
+  if (static_cast<double>(span->bytes) <= 0.8 * static_cast<double>(limit)) return {};
+  static std::optional<Duration> warned;  // once a minute is enough for everybody
+  bool const full = span->bytes > limit, warn = !warned || clock.steady() - *warned > std::chrono::minutes(1);
+  if (!full && !warn) return {};
   std::string const usage =
-      fmt::format("{}: {} of --max-disk {} used, {}", exchange, format_size(static_cast<double>(span->bytes)),
+      fmt::format("{}: {} of max-disk {} used, {}", exchange, format_size(static_cast<double>(span->bytes)),
                   format_size(static_cast<double>(limit)), laggard(clock, exchange));
-  if (span->bytes > limit) return Status::temporary("full: " + usage);
-  if (static_cast<double>(span->bytes) > 0.8 * static_cast<double>(limit)) say_warning(usage);
+  if (full) return Status::temporary("full: " + usage);
+  warned = clock.steady();
+  say_warning(usage);
   return {};
 }
 
@@ -354,24 +396,32 @@ Result<std::string> exchange_identity(std::string const& exchange) {
 
 Status request_replays(Disk& disk, SubscriberFiles const& files,
                        std::map<std::uint64_t, DeadLetters::Entry> const& letters) {
-  std::string lines;
+  auto fd = lock_file(files.replays(), Lock::exclusive, true);
+  if (!fd) return fd.status();
+  auto size = file_size(fd->get(), files.replays());
+  if (!size) return size.status();
+  std::string lines(*size == 0 ? 0 : 1, '\n');  // ends what one that was killed left
   for (auto const& [position, entry] : letters) {
     lines += fmt::format("{{\"replay\":{},\"attempt\":{}}}\n", position, entry.attempt);
   }
-  auto fd = disk.open(files.replays(), O_WRONLY | O_CREAT | O_APPEND);
-  if (!fd) return fd.status();
-  if (Status status = write_all(fd->get(), lines, files.replays()); !status.ok()) return status;
+  if (Status status = disk.write_at(fd->get(), lines, *size, files.replays()); !status.ok()) return status;
   if (Status status = disk.sync(fd->get(), files.replays()); !status.ok()) return status;
   return disk.sync_folder(files.folder());
 }
 
 // A request counts for the attempt that it names: one that was served, before a crash or after, is passed over.
 Status JournalSource::merge_replays() {
-  if (!exists(files_.replays())) return {};
-  auto text = read_file(files_.replays());
-  if (!text) return text.status();
-  for (std::size_t end = 0; (end = text->find('\n', merged_)) != std::string::npos; merged_ = end + 1) {
-    ordered_json const request = ordered_json::parse(text->substr(merged_, end - merged_), nullptr, false);
+  if (only_ || !exists(files_.replays())) return {};
+  auto fd = lock_file(files_.replays(), Lock::exclusive, true);
+  if (!fd) return fd.status();
+  auto size = file_size(fd->get(), files_.replays());
+  if (!size || *size <= merged_) return size.status();
+  std::string text(*size - merged_, '\0');
+  if (auto got = read_at(fd->get(), text.data(), text.size(), merged_, files_.replays()); !got) return got.status();
+  std::size_t begin = 0;
+  for (std::size_t end = 0; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    ordered_json const request = ordered_json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
+                                                     text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
     if (!request.is_object()) continue;
     std::uint64_t const position = request.value("replay", UINT64_MAX);
     auto const known = ledger_.letters().entries().find(position);
@@ -380,11 +430,16 @@ Status JournalSource::merge_replays() {
       continue;
     ledger_.reopen(position);
   }
-  return {};
+  bool const nothing_left = merged_ == 0 && !ledger_.reopened();
+  merged_ += begin;
+  if (!nothing_left) return {};
+  merged_ = 0;
+  return io_.disk.truncate(fd->get(), 0, files_.replays());
 }
 
 Result<std::unique_ptr<JournalSource>> JournalSource::open(Io& io, SubscriberFiles const& files, Ledger& ledger,
-                                                           std::uint64_t limit) {
+                                                           std::uint64_t limit,
+                                                           std::map<std::uint64_t, DeadLetters::Entry> const* only) {
   auto identity = exchange_identity(files.exchange());
   if (!identity) return identity.status();
   if (Status status = journal_recover(io.disk, files.exchange()); !status.ok()) return status;
@@ -395,6 +450,10 @@ Result<std::unique_ptr<JournalSource>> JournalSource::open(Io& io, SubscriberFil
   source->watch_ = std::move(*watch);
   source->optional_ = read_settings(files).optional;
   if (limit > 0) source->end_ = ledger.cursor() + limit;
+  source->only_ = only != nullptr;
+  if (only != nullptr) {
+    for (auto const& [position, entry] : *only) ledger.reopen(position);
+  }
   if (Status status = source->merge_replays(); !status.ok()) return status;
   (void)ledger.take_reopened();
   return source;

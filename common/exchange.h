@@ -18,6 +18,8 @@ namespace inflight {
 
 // Code::usage for a name that no engine here serves (amqp://, pubsub://).
 [[nodiscard]] Status check_exchange_name(std::string const& exchange);
+// Code::usage for what is no subscriber's name, a path above all.
+[[nodiscard]] Status check_subscriber_name(std::string const& name);
 
 struct Subscriber {
   std::string name;
@@ -83,9 +85,11 @@ class SubscriberFiles {
 // The events of a journal for delivery.
 class JournalSource final : public EventSource {
  public:
-  // `limit`: at most so many new events. Replays that were asked for are merged into the ledger, now and as they come.
+  // `limit`: at most so many new events. Replays that were asked for are merged into the ledger, now and as they come;
+  // where `only` is given, these letters are, and no others.
   static Result<std::unique_ptr<JournalSource>> open(Io& io, SubscriberFiles const& files, Ledger& ledger,
-                                                     std::uint64_t limit);
+                                                     std::uint64_t limit,
+                                                     std::map<std::uint64_t, DeadLetters::Entry> const* only = nullptr);
   // No event from this position on.
   void end_at(std::uint64_t position) { end_ = position; }
   // Passes over damaged batches of the journal: what is lost is recorded. Without it damage ends the reading.
@@ -106,7 +110,7 @@ class JournalSource final : public EventSource {
   std::string identity_;
   Fd watch_;
   std::uint64_t end_ = UINT64_MAX;  // --limit: no event from here on
-  bool optional_ = false, skip_damage_ = false;
+  bool optional_ = false, skip_damage_ = false, only_ = false;
   Duration maintained_{};
 };
 

@@ -86,11 +86,21 @@ Exit print(Io& io, EventSource& source, Ledger& ledger, Options const& options) 
   auto reader = source.reader();
   if (!reader) return failed(reader.status());
   EventReader::Event event;
-  Duration saved = io.clock.steady();
+  Duration saved = io.clock.steady(), ticked{};
   for (;;) {
+    if (io.clock.steady() - ticked > std::chrono::seconds(1)) {
+      ticked = io.clock.steady();
+      if (Status status = source.tick(); !status.ok()) return failed(status);
+    }
     std::uint64_t const cursor = ledger.cursor();
     auto got = (*reader)->read(cursor, event);
-    if (!got) return failed(got.status());
+    if (!got) {
+      // What came before it is written, and settled.
+      Status written = io.out.flush();
+      if (written.ok()) written = ledger.save();
+      if (!written.ok()) say_error(written.what());
+      return failed(got.status());
+    }
     if (*got == EventReader::Got::event) {
       if (Status status = io.out.line(event.line); !status.ok()) return failed(status);
       ++counters().records;
@@ -154,6 +164,9 @@ Exit run(Cli& cli, Io& io) {
   if (auto stop = cli.parse()) return *stop;
   if (Status status = check_exchange_name(options.exchange); !status.ok()) return cli.wrong(status.what());
   if (auto info = journal_info(options.exchange); !info) return failed(info.status());
+  if (!options.as.empty()) {
+    if (Status status = check_subscriber_name(options.as); !status.ok()) return cli.wrong(status.what());
+  }
   if (options.list) return list(io, options);
   if (!options.check.empty()) return check(io, cli, options);
   if (options.as.empty()) return cli.wrong("--as NAME is required: the subscriber's name");

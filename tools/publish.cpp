@@ -152,7 +152,8 @@ Exit set(Io& io, Cli& cli, Options const& options) {
   // Only whole segments are removed: one as large as the budget would leave no room behind it.
   if (std::uint64_t const most = std::max<std::uint64_t>(settings.max_disk / 4, 1);
       settings.max_disk != 0 && settings.segment_bytes > most) {
-    if (segment) return cli.wrong(fmt::format("--set: segment={}: at most a quarter of max-disk={}", *segment, settings.max_disk));
+    if (segment)
+      return cli.wrong(fmt::format("--set: segment={}: at most a quarter of max-disk={}", *segment, settings.max_disk));
     settings.segment_bytes = most;
   }
   Status const status = journal_set(io.disk, options.exchange, settings);
