@@ -4,10 +4,10 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "common/path.h"
 #include "common/exchange.h"
 #include "common/messages.h"
 #include "common/metrics.h"
+#include "common/path.h"
 #include "common/sink_loop.h"
 #include "common/tool_main.h"
 
