@@ -82,8 +82,8 @@ Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::stri
     // Their positions would be taken for those of the events to come.
     return Status::usage(fmt::format("{}: dead letters of a run whose state is gone; move them away first", letters));
   }
-  // A letter is durable before the cursor moves over its event. One that was closed says nothing of now: its event may have
-  // to follow an older one again.
+  // A letter is durable before the cursor moves over its event. One that was closed says nothing of now: its event may
+  // have to follow an older one again.
   for (auto const& [position, entry] : ledger->letters_->entries()) {
     if (entry.open && position >= ledger->cursor_) ledger->settle(position, position);
   }
