@@ -899,6 +899,9 @@ class Lane {
         if (open.contains(event.position) && ours_by_key(key)) keys.emplace(key);
       } else if (keys.contains(std::string(key)) && !ledger_.has_open_letter(event.position)) {
         ledger_.unsettle(event.position);
+        // Nothing is wrong with it: it waits until what it must follow is settled.
+        suspects_.remove(event.position, event.position);
+        vanished_.remove(event.position, event.position);
         changed = true;
       }
     }

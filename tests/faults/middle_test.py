@@ -675,7 +675,7 @@ class Poison(Middle):
         letters = self.letters()
         self.assertEqual({name: letter["by"] for name, letter in letters.items()}, {e["id"]: by for e, by in poison})
         self.assertEqual(self.stored(), sorted(ids(count)))
-        print(f"poison among {count} events: {poisoned_time / clean_time:.2f} times as long as without "
+        print(f"summary: poison among {count} events: {poisoned_time / clean_time:.2f} times as long as without "
               f"({poisoned_time:.2f} s, {clean_time:.2f} s); peak KiB {peak}", file=sys.stderr)
 
 
