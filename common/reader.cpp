@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -61,7 +62,12 @@ void Reader::make_room() {
     begin_ = 0;
   }
   if (end_ == 0 && buffer_.size() > 4 * kBuffer) buffer_ = std::vector<char>(kBuffer + kRecordPadding);
-  if (buffer_.size() - kRecordPadding - end_ < kBuffer / 4) buffer_.resize(buffer_.size() * 2);
+  if (buffer_.size() - kRecordPadding - end_ < kBuffer / 4) {
+    // No larger than the longest record needs: old and new are there at once while it grows.
+    std::size_t const most = max_record_ + 2 * kBuffer + kRecordPadding;
+    std::size_t const twice = buffer_.size() * 2;
+    buffer_.resize(twice > most / 4 ? std::max(most, buffer_.size() + kBuffer) : twice);
+  }
 }
 
 Result<Reader::Wait> Reader::next(Line& line, std::optional<Duration> timeout) {
