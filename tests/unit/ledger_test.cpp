@@ -92,6 +92,19 @@ TEST_CASE("A dead letter settles its event even when the state was not saved beh
   CHECK(lines == 2);
 }
 
+TEST_CASE("Letters whose state is gone are refused: their positions would be taken for those of other events") {
+  Folder const folder;
+  {
+    auto ledger = open(folder);
+    REQUIRE(ledger->save().ok());
+    DeadLetter const dead[] = {letter(1)};
+    REQUIRE(ledger->dead(dead).ok());
+  }
+  std::filesystem::remove(folder / "state.json");
+  auto const ledger = Ledger::open(real_disk(), system_clock(), folder / "state.json", folder / "dead.ndjson", "here", 0);
+  CHECK(ledger.status().code() == Code::usage);
+}
+
 TEST_CASE("A torn last letter is cut off, at every length, and the whole ones stay") {
   Folder const folder;
   {
