@@ -110,6 +110,8 @@ class Lane {
     anew_ = true;
     high_ = std::max(high_, ledger_.reached());
     input_open_ = false;
+    // What this run delivered of them before says nothing of their delivery to come.
+    for (std::uint64_t const position : ledger_.reopened()) delivered_.remove(position, position);
   }
 
   void add_fds(std::vector<pollfd>& fds) const {
@@ -321,6 +323,7 @@ class Lane {
   }
 
   Status start() {
+    if (!damage_.ok()) return damage_;
     scan_ = ledger_.cursor();
     if (anew_) {
       anew_ = false;
@@ -389,7 +392,8 @@ class Lane {
           }
           auto got = next_event(plan_, scan_, event);
           if (!got) {
-            input_open_ = false;  // what was delivered is settled first; the next start meets the damage and tells it
+            input_open_ = false;  // what was delivered is settled first
+            damage_ = got.status();
             break;
           }
           if (*got != Got::event) {
@@ -950,6 +954,7 @@ class Lane {
   std::uint64_t sinks_seen_ = 0;
   bool channel_ended_ = false, input_open_ = false, at_end_ = false, source_ended_ = false, window_full_ = false;
   bool plan_exhausted_ = false;
+  Status damage_;  // of the source, met while delivering
   std::string killed_why_;
   std::optional<Duration> killed_at_, leader_ended_at_, full_since_, waiting_since_, winding_since_, failing_since_;
   std::optional<std::pair<std::uint64_t, Duration>> overtaken_;

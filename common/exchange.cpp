@@ -227,10 +227,6 @@ Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& file
   auto lock = files.take();
   if (!lock) return lock.status();
   if (files.exists()) return {};  // another process was faster
-  // What a removal that was cut short left is not ours.
-  for (std::string const& path : {files.letters(), files.replays(), files.holes()}) {
-    if (status = disk.remove(path); !status.ok()) return status;
-  }
   ordered_json const settings = {{"optional", optional}, {"from", from}, {"created", format_rfc3339(clock.now())}};
   return with_room([&]() -> Status {
     if (Status written = replace_file(disk, files.settings(), settings.dump() + "\n"); !written.ok()) return written;
@@ -298,8 +294,8 @@ Status remove_subscriber(Disk& disk, SubscriberFiles const& files) {
   if (!files.exists()) return Status::usage(fmt::format("{} has no subscriber {}", files.exchange(), files.name()));
   auto lock = files.take();
   if (!lock) return lock.status();
-  // The state first: without it there is no subscriber, whatever else a crash leaves.
-  for (std::string const& path : {files.state(), files.letters(), files.replays(), files.holes(), files.settings(),
+  // The state last: as long as it stands there is a subscriber, and removing it again finishes what a crash cut short.
+  for (std::string const& path : {files.letters(), files.replays(), files.holes(), files.settings(), files.state(),
                                   files.run_lock(), files.lock()}) {
     if (Status status = disk.remove(path); !status.ok()) return status;
   }
@@ -430,7 +426,7 @@ Status JournalSource::merge_replays() {
       continue;
     ledger_.reopen(position);
   }
-  bool const nothing_left = merged_ == 0 && !ledger_.reopened();
+  bool const nothing_left = merged_ == 0 && ledger_.reopened().empty();
   merged_ += begin;
   if (!nothing_left) return {};
   merged_ = 0;

@@ -59,8 +59,8 @@ class Ledger {
   // it has passed. The letter is closed when the event is settled otherwise than by a new one. False: no such open
   // letter.
   bool reopen(std::uint64_t position);
-  // Whether any is being delivered again.
-  [[nodiscard]] bool reopened() const { return !reopened_.empty(); }
+  // Those that are being delivered again.
+  [[nodiscard]] std::set<std::uint64_t> const& reopened() const { return reopened_; }
   // True once after reopen().
   [[nodiscard]] bool take_reopened() { return std::exchange(reopened_now_, false); }
   // The attempt that a letter of this event would be now.

@@ -217,7 +217,7 @@ Exit import(Io& io, Options const& options, SubscriberFiles const& files) {
     if (fault.empty()) {
       if (!journal) {
         if (auto opened = JournalReader::open(options.exchange, letter->position)) journal = std::move(*opened);
-      } else if (!journal->seek(letter->position).ok()) {
+      } else if (journal->position() != letter->position && !journal->seek(letter->position).ok()) {
         journal.reset();
       }
       auto event = journal ? journal->next() : Result<std::optional<JournalReader::Event>>(std::nullopt);

@@ -455,6 +455,7 @@ class Secrets(unittest.TestCase):
 
 class Http2(unittest.TestCase):
     def test_http_2_shares_one_connection(self):
+        patient = ("--connect-timeout", "60s", "--timeout", "60s")  # handshakes are slow on a busy machine
         with tempfile.TemporaryDirectory() as folder:
             root = pathlib.Path(folder)
             for i in range(40):
@@ -465,8 +466,8 @@ class Http2(unittest.TestCase):
             # nghttpd speaks nothing but HTTP/2.
             with Server(["nghttpd", "-v", "-a", "127.0.0.1", "-d", folder, "{port}", f"{folder}/key", f"{folder}/crt"], ready=None) as h2:
                 with file_of("".join(f"u{i} https://127.0.0.1:{h2.port}/u{i}\n" for i in range(40))) as devices:
-                    done = fetch("--devices", devices, "--once", env={"CURL_CA_BUNDLE": f"{folder}/crt"})
-                    unknown = fetch("--devices", devices, "--once")
+                    done = fetch("--devices", devices, "--once", *patient, env={"CURL_CA_BUNDLE": f"{folder}/crt"})
+                    unknown = fetch("--devices", devices, "--once", *patient)
                 log = h2.stdout()
         self.assertEqual((done.exit, done.stderr), (0, ""))
         self.assertEqual(sorted(e["data"] for e in events_of(done.stdout)), sorted(f"<bsu n='{i}'/>" for i in range(40)))

@@ -345,15 +345,21 @@ class SubscriberTest(ExchangeTest):
         self.assertEqual(self.numbers("a"), [0, 1, 2])
         self.assertEqual(self.row("a")["DEAD"], "0")
 
-    def test_leftovers_of_a_removal_are_not_inherited(self):
+    def test_letters_without_a_state_are_neither_deleted_nor_taken_for_ours(self):
         self.publish([event(i) for i in range(3)])
         folder = pathlib.Path(self.exchange) / "subscribers" / "a"
         folder.mkdir(parents=True)
-        (folder / "dead.ndjson").write_text('{"position":1,"attempt":1,"time":"2020-01-01T00:00:00Z","by":"x","reason":"old","event":{}}\n')
-        (folder / "holes.ndjson").write_text('{"first":0,"end":2}\n')
+        letter = '{"position":1,"attempt":1,"time":"2020-01-01T00:00:00Z","by":"x","reason":"old","event":{}}\n'
+        (folder / "dead.ndjson").write_text(letter)
+        self.assertIn("dead.ndjson", self.consume("--as", "a", "--until-empty", expect=2).stderr)
+        self.assertEqual((folder / "dead.ndjson").read_text(), letter)
+
+    def test_a_removal_that_was_cut_short_is_finished_by_the_next(self):
+        self.publish([event(i) for i in range(3)])
         self.assertEqual(self.numbers("a"), [0, 1, 2])
-        row = self.row("a")
-        self.assertEqual((row["DEAD"], row["LOST"]), ("0", "0"))
+        (pathlib.Path(self.exchange) / "subscribers" / "a" / "subscriber.json").unlink()
+        self.consume("--as", "a", "--remove", expect=0)
+        self.assertEqual(self.numbers("a"), [0, 1, 2])
 
     def test_a_second_one_of_the_name_is_refused_and_named(self):
         self.publish([event(1)])
