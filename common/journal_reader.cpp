@@ -285,6 +285,10 @@ Result<bool> JournalReader::State::load() {
   if (!capacity) return capacity.status();
   std::uint64_t unread = number;  // what would be read if nothing were damaged: the record, and where its bytes begin
   std::uint64_t hole = number == 0 ? 0 : batch_offset;
+  if (record == nullptr && number > 0 && hole == 0) {  // come here by seek()
+    auto const before = record_at(number - 1);
+    if (before && *before != nullptr) hole = (*before)->offset + (*before)->length;
+  }
   for (std::uint64_t n = number; n < *capacity && record == nullptr; ++n) {
     auto const read = record_at(n);
     if (!read) return read.status();
