@@ -5,10 +5,10 @@
 #include <csignal>
 #include <tuple>
 
-#include "common/path.h"
 #include "common/filter_loop.h"
 #include "common/messages.h"
 #include "common/metrics.h"
+#include "common/path.h"
 #include "common/reader.h"
 #include "common/stop.h"
 #include "common/tool_main.h"

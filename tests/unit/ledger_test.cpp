@@ -101,7 +101,8 @@ TEST_CASE("Letters whose state is gone are refused: their positions would be tak
     REQUIRE(ledger->dead(dead).ok());
   }
   std::filesystem::remove(folder / "state.json");
-  auto const ledger = Ledger::open(real_disk(), system_clock(), folder / "state.json", folder / "dead.ndjson", "here", 0);
+  auto const ledger =
+      Ledger::open(real_disk(), system_clock(), folder / "state.json", folder / "dead.ndjson", "here", 0);
   CHECK(ledger.status().code() == Code::usage);
 }
 

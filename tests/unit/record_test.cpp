@@ -1,5 +1,5 @@
-#include "common/path.h"
 #include "common/record.h"
+#include "common/path.h"
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>
