@@ -488,7 +488,7 @@ class Lane {
       return {};
     }
     if (Value const code = heard_.attribute("exit")) {
-      exits_.insert(std::atoi(std::string(code.raw).c_str()));
+      exits_.insert(static_cast<int>(std::strtol(std::string(code.raw).c_str(), nullptr, 10)));
       input_open_ = false;  // a stage is gone, so the rest will not arrive
       return {};
     }

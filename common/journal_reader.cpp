@@ -16,7 +16,6 @@ namespace {
 
 using journal::Index;
 using journal::IndexRecord;
-using journal::Mark;
 
 constexpr std::size_t kPadding = 64;
 constexpr std::size_t kUsualRead = 256 << 10;  // small batches are read together up to this

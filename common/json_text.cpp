@@ -132,7 +132,7 @@ bool append_unquoted(std::string& out, std::string_view raw) {
   static constexpr auto plain = [] {
     std::array<char, 128> table{};
     for (std::string_view const pair : {"\"\"", "\\\\", "//", "b\b", "f\f", "n\n", "r\r", "t\t"})
-      table[static_cast<std::size_t>(pair[0])] = pair[1];
+      table[static_cast<unsigned char>(pair[0])] = pair[1];
     return table;
   }();
   raw = raw.substr(1, raw.size() - 2);
@@ -160,7 +160,7 @@ bool append_unquoted(std::string& out, std::string_view raw) {
       continue;
     }
     char const c = from + 1 < end ? from[1] : '\0';
-    char const means = static_cast<unsigned char>(c) < 128 ? plain[static_cast<std::size_t>(c)] : '\0';
+    char const means = static_cast<unsigned char>(c) < 128 ? plain[static_cast<unsigned char>(c)] : '\0';
     if (means != '\0') {
       *to++ = means;
       from += 2;

@@ -16,8 +16,6 @@
 #include "common/fd_io.h"
 #include "common/messages.h"
 
-extern char** environ;
-
 namespace inflight {
 
 namespace {
@@ -63,7 +61,7 @@ ProcessStat stat_of(std::string const& pid) {
     std::string const word(rest.substr(0, rest.find(' ')));
     rest.remove_prefix(std::min(rest.size(), word.size()));
     if (field == 3 && (word == "Z" || word == "X")) return process;
-    if (field == 5) process.group = std::atoi(word.c_str());
+    if (field == 5) process.group = static_cast<pid_t>(std::strtol(word.c_str(), nullptr, 10));
     if (field == 22) process.start = word;
   }
   return process;
@@ -82,7 +80,7 @@ GroupMark read_mark(std::string const& path) {
   if (!text) return mark;
   std::size_t const first = text->find(' '), second = text->find(' ', first + 1), end = text->find('\n');
   if (end == std::string::npos || second >= end) return mark;
-  mark.group = std::atoi(text->c_str());
+  mark.group = static_cast<pid_t>(std::strtol(text->c_str(), nullptr, 10));
   mark.start = text->substr(first + 1, second - first - 1);
   mark.boot = text->substr(second + 1, end - second - 1);
   return mark;

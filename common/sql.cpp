@@ -304,7 +304,7 @@ struct SqlWriter::State {
     return &tables.insert_or_assign(name, std::move(table)).first->second;
   }
 
-  Status add_column(Table& table, std::string_view column, Value const& value, SqlType as) {
+  Status add_column(Table& table, std::string_view column, Value const& value, SqlType as) const {
     SqlType const type = as == SqlType::any ? type_for(value) : as;
     if (Status status = engine->add_column(name, {std::string(column), type, as}); !status.ok()) return status;
     auto found = engine->find(name, mark);
