@@ -111,7 +111,7 @@ std::optional<Uuid> parse_uuid(std::string_view text) {
     unsigned value = 0;
     auto const [end, error] = std::from_chars(text.data() + i, text.data() + i + 1, value, 16);
     if (error != std::errc{} || nibbles == 32) return std::nullopt;
-    id[nibbles / 2] = static_cast<unsigned char>(id[nibbles / 2] << 4 | value);
+    id[nibbles / 2] = static_cast<unsigned char>(static_cast<unsigned>(id[nibbles / 2]) << 4 | value);
     ++nibbles;
   }
   if (nibbles != 32) return std::nullopt;

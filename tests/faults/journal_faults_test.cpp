@@ -300,7 +300,7 @@ TEST_CASE("journal: a power failure soon after a crash takes back nothing that w
   for (std::uint64_t round = 0; round < rounds(2); ++round) {
     bool complete = false;
     for (std::uint64_t at = 1; !complete; ++at) {
-      for (std::uint64_t const more : {2, 3, 4, 5, 6, 8, 10}) {
+      for (std::uint64_t const more : {2UL, 3UL, 4UL, 5UL, 6UL, 8UL, 10UL}) {
         CAPTURE(round);
         CAPTURE(at);
         CAPTURE(more);

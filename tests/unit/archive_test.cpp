@@ -264,7 +264,7 @@ TEST_CASE("archive: pieces of an event and positions that come back are all kept
   }
   // A foreign splitter repeats a position; the last two are even the same line.
   for (std::uint64_t n = 20; n < 40; ++n) {
-    for (std::uint64_t k : {1, 2, 2})
+    for (std::uint64_t k : {1UL, 2UL, 2UL})
       events.push_back({std::to_string(n), event_line(n, 600 + n, fmt::format(R"(,"k":{})", k))});
   }
   for (std::size_t const size : {std::size_t{1}, std::size_t{2}, std::size_t{4}, std::size_t{7}}) {

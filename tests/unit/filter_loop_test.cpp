@@ -103,7 +103,7 @@ TEST_CASE("The delivery is taken off the front where our tools put it") {
 }
 
 TEST_CASE("In a plain pipe, records pass in order and the rejected go to the dead letters") {
-  for (std::uint64_t const jobs : {1, 3}) {
+  for (std::uint64_t const jobs : {1UL, 3UL}) {
     auto const done = filter("{\"n\":2}\n{\"bad\":1}\n\nnonsense\n{\"n\":0}\n{\"x\":1.50}\n{\"half\":1}", jobs, false);
     CHECK(done.exit == Exit::rejected);
     CHECK(done.out == "{\"i\":0}\n{\"i\":1}\n{\"x\":1.50}\n{\"half\":1}\n");
@@ -113,7 +113,7 @@ TEST_CASE("In a plain pipe, records pass in order and the rejected go to the dea
 }
 
 TEST_CASE("Under a source, pieces are numbered, drops and rejections told") {
-  for (std::uint64_t const jobs : {1, 2}) {
+  for (std::uint64_t const jobs : {1UL, 2UL}) {
     auto const done = filter(R"({"delivery":"k7:17","n":3})"
                              "\n"
                              R"({"delivery":"k7:18","n":1})"
@@ -163,7 +163,7 @@ TEST_CASE("Under a source, pieces are numbered, drops and rejections told") {
 }
 
 TEST_CASE("Half a line, a missing delivery and a failing filter end the tool, after what came before") {
-  for (std::uint64_t const jobs : {1, 2}) {
+  for (std::uint64_t const jobs : {1UL, 2UL}) {
     auto const half = filter("{\"delivery\":\"k7:1\",\"a\":1}\n{\"delivery\":\"k7:2\",\"a\":1}", jobs, true);
     CHECK(half.exit == Exit::defect);
     CHECK(half.out == "{\"delivery\":\"k7:1\",\"a\":1}\n");

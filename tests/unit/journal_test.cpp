@@ -479,7 +479,7 @@ TEST_CASE("journal: a failed fsync seals the segment and ends the writer; the ne
   TempFolder temp;
   std::string const folder = temp / "j";
   fill(folder, 1 << 20);
-  for (std::uint64_t const at : {1, 2}) {
+  for (std::uint64_t const at : {1UL, 2UL}) {
     FaultyDisk disk(FaultyDisk::Fault::sync_once, at, at);
     auto writer = open_writer(disk, folder);
     std::uint64_t const end = journal_span(folder)->end;

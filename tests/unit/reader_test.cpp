@@ -54,7 +54,7 @@ using Lines = std::vector<std::string>;
 }  // namespace
 
 TEST_CASE("Lines come whole, however the bytes arrive") {
-  for (std::size_t const step : {1, 2, 3, 7, 4096}) {
+  for (std::size_t const step : {1UL, 2UL, 3UL, 7UL, 4096UL}) {
     CHECK(lines_of("", step, 100).empty());
     CHECK(lines_of("\n", step, 100) == Lines{"1:"});
     CHECK(lines_of("a\n\nbc\n", step, 100) == Lines{"1:a", "2:", "3:bc"});
