@@ -638,6 +638,13 @@ class Poison(Middle):
         return published, time.monotonic() - began, peak
 
     def test_poison_among_many(self):
+        self.poison_among_many([])
+
+    def test_poison_and_events_that_a_foreign_stage_garbles_among_many(self):
+        self.poison_among_many([(xml_event(0, f"<unit><n>{1_000_000_000 + i}</n></unit>", id=f"garbage{i}"), "pipeline")
+                                for i in range(4)])
+
+    def poison_among_many(self, garbage):
         count = 100_000 if MANY else 5_000
         padding = "<p>" + "x" * 200 + "</p>"
         good = [xml_event(n, f"<unit><n>{n}</n>{padding}</unit>") for n in range(count)]
@@ -652,7 +659,7 @@ class Poison(Middle):
             (xml_event(0, "<unit><n>\0</n></unit>", id="nul"), "xml2json"),
             ({k: v for k, v in {**xml_event(0, id="utf8"), "data_base64": "PHVuaXQ+PG4+//48L24+PC91bml0Pg=="}.items() if k != "data"}, "xml2json"),
             (xml_event(0, f"<unit><n>-1</n>{padding}</unit>", id="constraint"), "sql-write"),
-        ] + [(xml_event(0, f"<unit><n>{1_000_000_000 + i}</n></unit>", id=f"garbage{i}"), "pipeline") for i in range(4)]
+        ] + garbage
         # What is no record at all is refused at the door, with its line.
         raw = ["\n", json.dumps(event(0, id="long", data={"t": "x" * (20 << 20)})) + "\n", '{"a":"\\ud800"}x\n', "{\"nul\":\"\0\"}\n"]
         events = list(good)
@@ -667,7 +674,7 @@ class Poison(Middle):
         letters = self.letters()
         self.assertEqual({name: letter["by"] for name, letter in letters.items()}, {e["id"]: by for e, by in poison})
         self.assertEqual(self.stored(), sorted(ids(count)))
-        print(f"summary: poison among {count} events: {poisoned_time / clean_time:.2f} times as long as without "
+        print(f"summary: {len(poison) + len(raw)} bad ones among {count} events: {poisoned_time / clean_time:.2f} times as long as without "
               f"({poisoned_time:.2f} s, {clean_time:.2f} s); peak KiB {peak}", file=sys.stderr)
 
 
