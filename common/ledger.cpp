@@ -159,6 +159,16 @@ Status Ledger::dead(std::span<DeadLetter const> letters) {
   return {};
 }
 
+Ledger::Attempts Ledger::attempts(std::uint64_t position) const {
+  auto const known = attempts_.find(position);
+  return known == attempts_.end() ? Attempts{} : known->second;
+}
+
+void Ledger::set_attempts(std::uint64_t position, Attempts attempts) {
+  attempts_[position] = attempts;
+  changed_ = true;
+}
+
 void Ledger::set_note(std::string note) {
   if (note == note_) return;
   note_ = std::move(note);

@@ -76,7 +76,8 @@ class Ledger {
     std::uint64_t failures = 0;
     std::uint64_t settled_before = 0;
   };
-  [[nodiscard]] std::map<std::uint64_t, Attempts>& attempts() { return attempts_; }
+  [[nodiscard]] Attempts attempts(std::uint64_t position) const;
+  void set_attempts(std::uint64_t position, Attempts attempts);
 
   // Durable. Cheap when nothing has changed.
   [[nodiscard]] Status save();
@@ -87,6 +88,7 @@ class Ledger {
   void set_clean(bool clean) { clean_ = clean, changed_ = true; }
   // For --list: why nothing moves, or empty.
   void set_note(std::string note);
+  [[nodiscard]] std::string const& note() const { return note_; }
   void set_complete() { complete_ = true, changed_ = true; }
   [[nodiscard]] bool complete() const { return complete_; }
 

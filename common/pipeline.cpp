@@ -15,6 +15,8 @@
 
 #include "common/fd_io.h"
 #include "common/messages.h"
+#include "common/stop.h"
+#include "common/units.h"
 
 namespace inflight {
 
@@ -287,19 +289,55 @@ std::vector<std::string> Pipeline::holders() const {
   return lock_path_.empty() ? std::vector<std::string>{} : who_has_open(lock_path_);
 }
 
+namespace {
+
+// Whether some process of a run before is still there: it holds the lock or is of the group that the lock file names.
 bool run_alive(std::string const& lock_path) { return lock_held(lock_path) || !members(read_mark(lock_path)).empty(); }
 
-bool signal_run(std::string const& lock_path, int signal) {
+void signal_run(std::string const& lock_path, int signal) {
   GroupMark const mark = read_mark(lock_path);
-  return !members(mark).empty() && ::kill(-mark.group, signal) == 0;
+  if (!members(mark).empty()) ::kill(-mark.group, signal);
 }
 
-std::vector<std::string> who_runs(std::string const& lock_path) {
+// As `name (pid), name (pid)`.
+std::string who_runs(std::string const& lock_path) {
   std::vector<std::string> who = who_has_open(lock_path);
   for (std::string& process : members(read_mark(lock_path))) {
     if (std::find(who.begin(), who.end(), process) == who.end()) who.push_back(std::move(process));
   }
-  return who;
+  return fmt::format("{}", fmt::join(who, ", "));
+}
+
+Status wait_for_run(Clock& clock, std::string const& lock_path, Duration patience) {
+  Duration const begin = clock.steady();
+  for (int signals = 0; run_alive(lock_path);) {
+    if (stopping()) return {Code::stopped, "stopped"};
+    if (clock.steady() - begin > patience * (signals + 1)) {
+      std::string const who = who_runs(lock_path);
+      if (signals == 2) return Status::temporary(fmt::format("the pipeline of a run before is still at work: {}", who));
+      say_warning(fmt::format("the pipeline of a run before is still at work after {}: {}; ending it",
+                              format_duration(patience), who));
+      signal_run(lock_path, signals == 0 ? SIGTERM : SIGKILL);
+      ++signals;
+    }
+    pollfd stop{stop_fd(), POLLIN, 0};
+    ::poll(&stop, 1, 20);
+  }
+  return {};
+}
+
+}  // namespace
+
+Status take_over(Clock& clock, std::string const& lock_path, Duration patience) {
+  std::string const folder = parent_folder(lock_path);
+  auto names = list_folder(folder);
+  if (!names) return names.status();
+  std::string const base = lock_path.substr(lock_path.rfind('/') + 1);
+  for (std::string const& name : *names) {
+    if (!name.starts_with(base)) continue;
+    if (Status status = wait_for_run(clock, join(folder, name), patience); !status.ok()) return status;
+  }
+  return {};
 }
 
 }  // namespace inflight

@@ -65,11 +65,9 @@ class Pipeline {
   int status_ = 0;
 };
 
-// Whether some process of a run before is still there: it holds the lock or is of the group that the lock file names.
-[[nodiscard]] bool run_alive(std::string const& lock_path);
-// Sends a signal to the group that the lock file names, if it is still the same one. False where it is gone.
-bool signal_run(std::string const& lock_path, int signal);
-// As `name (pid)`.
-[[nodiscard]] std::vector<std::string> who_runs(std::string const& lock_path);
+// Two runs never write side by side: waits until every process of runs before is gone, whose locks have names that
+// begin with `lock_path`. After `patience` it names them and sends SIGTERM to the group that the lock file tells, after
+// twice that SIGKILL. Code::temporary: there are still some; Code::stopped: a stop signal came.
+[[nodiscard]] Status take_over(Clock& clock, std::string const& lock_path, Duration patience);
 
 }  // namespace inflight

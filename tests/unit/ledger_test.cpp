@@ -59,7 +59,7 @@ TEST_CASE("What was saved is known again, and nothing else") {
     auto ledger = open(folder);
     ledger->settle(0, 4);
     ledger->settle(7, 8);
-    ledger->attempts()[5] = {3, 2};
+    ledger->set_attempts(5, {3, 2});
     ledger->set_clean(false);
     REQUIRE(ledger->save().ok());
     ledger->settle(5, 5);  // not saved
@@ -68,7 +68,7 @@ TEST_CASE("What was saved is known again, and nothing else") {
   CHECK(ledger->cursor() == 5);
   CHECK(ledger->settled(7));
   CHECK_FALSE(ledger->settled(6));
-  CHECK(ledger->attempts()[5].failures == 3);
+  CHECK(ledger->attempts(5).failures == 3);
   CHECK_FALSE(ledger->was_clean());
 }
 
