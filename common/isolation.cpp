@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -14,8 +15,10 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr std::uint64_t kLettersInARow = 10;
-constexpr std::uint64_t kFirstGroup = 16;
+constexpr std::uint64_t kGrowth = 16;
 constexpr int kFirstSignal = 128;
+constexpr std::uint64_t kNoMore = UINT64_MAX;
+constexpr unsigned kRestartSkips = 32;
 
 }  // namespace
 
@@ -36,7 +39,7 @@ Isolation::Isolation(Ledger& ledger, std::uint64_t max_deliveries, std::uint64_t
     : ledger_(ledger),
       max_deliveries_(max_deliveries),
       window_(window),
-      group_(kFirstGroup),
+      stored_at_fault_(ledger.stored_count()),
       backoff_(milliseconds(50), seconds(30)) {
   if (!ledger.was_clean()) ramp_ = 1;  // it may be an event that takes us down: begin in small groups
 }
@@ -56,9 +59,39 @@ void Isolation::acquit(std::uint64_t position) {
   vanished_.remove(position, position);
 }
 
+bool Isolation::others_worked(Ledger::Attempts attempts) const {
+  return ledger_.stored_count() > attempts.stored_before;
+}
+
 // ---- what the next run delivers
 
-Result<Plan> Isolation::next(Find const& find) {
+// After an unclean end of the whole process: it may have been the first event that took it down, alone.
+Status Isolation::suspect_the_first(Events& events) {
+  auto first = events.find({}, ledger_.cursor());
+  if (!first) return first.status();
+  if (!*first) return {};
+  suspects_.add(**first, **first);
+  auto const attempts = ledger_.attempts(**first);
+  probe_next_ = attempts.failures > 0 && !others_worked(attempts);
+  return {};
+}
+
+Consequence Isolation::convict(Events& events) {
+  Consequence consequence;
+  prune(suspects_);
+  if (ramp_ != 1 || !suspects_.empty()) return consequence;
+  if (!suspect_the_first(events).ok() || suspects_.empty()) return consequence;
+  std::uint64_t const position = suspects_.map().begin()->first;
+  auto const attempts = ledger_.attempts(position);
+  if (attempts.failures < max_deliveries_ || !others_worked(attempts)) return consequence;
+  consequence.letter = {position,
+                        fmt::format("brought down the process that delivered it, alone, {} times", attempts.failures)};
+  suspects_.clear();
+  count_letter(consequence);
+  return consequence;
+}
+
+Result<Plan> Isolation::next(Events& events) {
   prune(vanished_);
   prune(suspects_);
   if (suspects_.count() > 1) return some();
@@ -70,7 +103,7 @@ Result<Plan> Isolation::next(Find const& find) {
   }
   std::uint64_t const suspect = suspects_.map().begin()->first;
   if (std::exchange(probe_next_, false)) {
-    auto plan = probe(suspect, find);
+    auto plan = another(suspect, events);
     if (!plan) return plan.status();
     if (*plan) return std::move(**plan);
   }
@@ -80,34 +113,60 @@ Result<Plan> Isolation::next(Find const& find) {
   return lone;
 }
 
-// Ever farther away: bad ones may stand next to each other.
-Result<std::optional<Plan>> Isolation::probe(std::uint64_t suspect, Find const& find) {
+// What shows whether the pipeline works for another event. Those that wait come first; where none is left, or all have
+// failed, one that is settled: the pipeline worked for it once.
+Result<std::optional<Plan>> Isolation::another(std::uint64_t suspect, Events& events) {
   Plan plan;
   plan.kind = Plan::Kind::probe;
   plan.limit = 1;
   plan.suspended = suspect;
-  std::uint64_t const end = ledger_.cursor() + window_;
-  auto at = find(plan, std::max(probed_, ledger_.cursor()));
-  if (!at) return at.status();
-  if (!*at || **at >= end) {
-    probe_step_ = 1;
+  auto at = probe(plan, events);
+  if (at && !*at) {
     probed_all_ = true;
-    at = find(plan, ledger_.cursor());
-    if (!at) return at.status();
+    probed_ = 0;
+    probe_step_ = 1;
+    auto settled = events.newest_settled();
+    if (!settled) return settled.status();
+    if (*settled) {
+      plan = {};
+      plan.kind = Plan::Kind::again;
+      plan.only.add(**settled, **settled);
+      plan.from = **settled;
+      return std::optional(std::move(plan));
+    }
+    at = probe(plan, events);
   }
-  if (!*at || **at >= end) return std::optional<Plan>();
-  plan.from = **at;
-  probed_ = **at + probe_step_;
-  probe_step_ *= 2;
-  return std::optional(plan);
+  if (!at) return at.status();
+  return *at ? std::optional(std::move(plan)) : std::nullopt;
 }
 
-// Stages keep the order, so it is likely the first or soon after: that one, then larger groups, halves of one that
-// fails.
+// Ever farther away: bad ones may stand next to each other.
+Events::Found Isolation::probe(Plan& plan, Events& events) {
+  if (probed_ == kNoMore) return std::optional<std::uint64_t>();
+  std::uint64_t const from = std::max(probed_, ledger_.cursor());
+  bool const beyond = from >= events.high();  // of those that were never delivered, one is enough
+  auto at = events.find(plan, std::min(from, events.high()));
+  // The next one may take the whole process down as well, at each start: then it had better be another each time.
+  for (auto skip = ramp_ == 1 ? std::random_device{}() % kRestartSkips : 0; skip > 0 && at && *at; --skip) {
+    auto next = events.find(plan, **at + 1);
+    if (!next) return next;
+    if (!*next) break;
+    at = next;
+  }
+  if (!at || !*at) return at;
+  if (**at >= ledger_.cursor() + window_) return std::optional<std::uint64_t>();
+  plan.from = **at;
+  probed_ = beyond ? kNoMore : **at + probe_step_;
+  probe_step_ *= 2;
+  return at;
+}
+
+// Stages keep the order, so it is likely the first or soon after: that one, then larger groups, then halves of the one
+// that fails.
 Plan Isolation::some() const {
   Plan plan;
   plan.kind = Plan::Kind::some;
-  std::uint64_t wanted = std::min(group_, group_ > kFirstGroup ? suspects_.count() : (suspects_.count() + 1) / 2);
+  std::uint64_t wanted = halving_ ? suspects_.count() / 2 : std::min(group_, suspects_.count());
   for (auto const& [first, last] : suspects_.map()) {
     std::uint64_t const take = std::min(wanted, last - first + 1);
     if (take == 0) break;
@@ -134,9 +193,9 @@ Status Isolation::begin(Plan const& plan) {
   if (plan.kind != Plan::Kind::lone) return {};
   std::uint64_t const position = plan.only.map().begin()->first;
   auto attempts = ledger_.attempts(position);
-  if (attempts.failures == 0) attempts.settled_before = settled_at_fault_;
+  if (attempts.failures == 0) attempts.stored_before = stored_at_fault_;
   // What failed while nothing worked says nothing of this event.
-  if (ledger_.settled_count() <= attempts.settled_before) attempts.failures = 0;
+  if (!others_worked(attempts)) attempts.failures = 0;
   ++attempts.failures;
   ledger_.set_attempts(position, attempts);
   return ledger_.save();
@@ -168,7 +227,7 @@ Consequence Isolation::ended_well(RunEnd const& end) {
     }
   } else if (!end.open.empty()) {
     vanished_together_ = true;
-    if (vanished_.empty()) settled_at_fault_ = end.settled_before;
+    if (vanished_.empty()) stored_at_fault_ = end.stored_before;
     for (auto const& [first, last] : end.open.map()) {
       vanished_.add(first, last);
       suspects_.remove(first, last);
@@ -176,19 +235,22 @@ Consequence Isolation::ended_well(RunEnd const& end) {
   }
   if (end.moved()) backoff_.reset();
   if (end.plan.kind == Plan::Kind::lone) suspects_.clear();
-  if (end.plan.kind == Plan::Kind::some) group_ *= kFirstGroup;
+  if (end.plan.kind == Plan::Kind::some && !halving_) group_ *= kGrowth;
   if (end.plan.kind == Plan::Kind::probe) {
     probed_ = end.scan;  // a good place for the next one
     probe_step_ = 1;
     probed_all_ = false;
   }
-  if (ramp_ != 0) ramp_ = ramp_ >= 4096 ? 0 : ramp_ * 4;
+  bool const in_order = end.plan.kind == Plan::Kind::all || end.plan.kind == Plan::Kind::lone;
+  if (ramp_ != 0 && in_order) ramp_ = ramp_ >= 4096 ? 0 : ramp_ * 4;
+  forget_letters(end);
   return consequence;
 }
 
 Consequence Isolation::failed(RunEnd const& end) {
+  forget_letters(end);
   Consequence consequence;
-  if (end.plan.kind == Plan::Kind::probe) {
+  if (end.plan.kind == Plan::Kind::probe || end.plan.kind == Plan::Kind::again) {
     // Another event fails as well: the pipeline is at fault, until it has worked. Others are tried, first in quick
     // succession.
     probe_next_ = !probed_all_;
@@ -203,13 +265,19 @@ Consequence Isolation::failed(RunEnd const& end) {
   } else if (end.plan.kind == Plan::Kind::lone && !end.open.empty()) {
     return failed_alone(end);
   } else if (end.plan.kind == Plan::Kind::vanished) {
-    // Alone it is not swallowed but brings the pipeline down (jq's last input decides its status).
-    suspects_ = end.open;
-    for (auto const& [first, last] : end.open.map()) vanished_.remove(first, last);
+    // It is not swallowed now but brings the pipeline down (jq's last input decides its status). Among several it is
+    // not known which.
+    if (end.plan.only.count() > 1) {
+      vanished_together_ = false;
+    } else {
+      suspects_ = end.open;
+      for (auto const& [first, last] : end.open.map()) vanished_.remove(first, last);
+    }
   } else {
-    if (suspects_.empty()) settled_at_fault_ = ledger_.settled_count();
+    if (suspects_.empty()) stored_at_fault_ = ledger_.stored_count();
     suspects_ = end.open;
-    group_ = end.plan.kind == Plan::Kind::some ? kFirstGroup : 1;
+    halving_ = end.plan.kind == Plan::Kind::some;
+    group_ = 1;
     if (end.plan.kind == Plan::Kind::all) {
       consequence.warning =
           fmt::format("the pipeline ended: {}; {} events are delivered again", end.why, end.open.count());
@@ -224,16 +292,16 @@ Consequence Isolation::failed_alone(RunEnd const& end) {
   Consequence consequence;
   std::uint64_t const position = end.open.map().begin()->first;
   auto const attempts = ledger_.attempts(position);
-  bool const others_worked = ledger_.settled_count() > attempts.settled_before;
-  if (attempts.failures >= max_deliveries_ && others_worked) {
+  bool const guilty = others_worked(attempts);
+  if (attempts.failures >= max_deliveries_ && guilty) {
     consequence.letter = {position,
                           fmt::format("brought the pipeline down alone {} times: {}", attempts.failures, end.why)};
     suspects_.clear();
-    count_letter(position, consequence);
+    count_letter(consequence);
   } else {
-    probe_next_ = !others_worked;
+    probe_next_ = !guilty;
     // Where others work the event is the suspect, and an ordinary exit status will not change by waiting.
-    if (!others_worked) {
+    if (!guilty) {
       consequence.wait = backoff_.next();
     } else if (end.status >= kFirstSignal) {
       consequence.wait = std::min<Duration>(backoff_.next(), milliseconds(50));
@@ -242,13 +310,17 @@ Consequence Isolation::failed_alone(RunEnd const& end) {
   return consequence;
 }
 
-// One event behind the other that brings the pipeline down, with none between that it can process.
-void Isolation::count_letter(std::uint64_t position, Consequence& consequence) {
-  letters_in_a_row_ = letters_in_a_row_ > 0 && position == last_letter_ + 1 ? letters_in_a_row_ + 1 : 1;
-  last_letter_ = position;
-  if (letters_in_a_row_ < kLettersInARow) return;
+// One event behind the other that brings the pipeline down, with none between that it has stored.
+void Isolation::count_letter(Consequence& consequence) {
+  if (++letters_in_a_row_ < kLettersInARow) return;
   consequence.pause = fmt::format(
       "paused: {} events in a row brought the pipeline down; that is a deployment, not data", letters_in_a_row_);
+}
+
+// One that was stored to see whether the pipeline works does not stand between them.
+void Isolation::forget_letters(RunEnd const& end) {
+  bool const in_order = end.plan.kind != Plan::Kind::probe && end.plan.kind != Plan::Kind::again;
+  if (in_order && end.stored > 0) letters_in_a_row_ = 0;
 }
 
 }  // namespace inflight

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 
@@ -19,11 +18,11 @@ namespace inflight {
 
 // What a run delivers.
 struct Plan {
-  // all: whatever is unsettled. Suspects of having brought the pipeline down: some of them, or one alone; probe: any
-  // other event, while the suspect waits. vanished: swallowed by a run that ended well.
-  enum class Kind { all, some, lone, vanished, probe };
+  // all: whatever is unsettled. Suspects of having brought the pipeline down: some of them, or one alone. While it
+  // waits, probe: any other event; again: one that is settled already. vanished: swallowed by a run that ended well.
+  enum class Kind { all, some, lone, probe, again, vanished };
   Kind kind = Kind::all;
-  Ranges only;                  // of some, lone and vanished
+  Ranges only;                  // of all but all and probe
   std::uint64_t from = 0;       // nothing before it
   std::uint64_t limit = 0;      // at most so many events; 0: no limit
   std::uint64_t suspended = 0;  // of probe: not this one
@@ -37,12 +36,13 @@ struct Plan {
 // How a run went.
 struct RunEnd {
   Plan plan;
-  std::uint64_t delivered = 0;       // events
-  std::uint64_t scan = 0;            // one beyond the last of them
-  std::uint64_t settled_before = 0;  // the ledger's count when it began
-  Ranges open;                       // delivered, and unsettled now
-  int status = 0;                    // as a shell has it
-  std::string why;                   // it failed, or the last lines of standard error
+  std::uint64_t delivered = 0;      // events
+  std::uint64_t scan = 0;           // one beyond the last of them
+  std::uint64_t stored = 0;         // by the sinks of this run
+  std::uint64_t stored_before = 0;  // the ledger's count when it began
+  Ranges open;                      // delivered, and unsettled now
+  int status = 0;                   // as a shell has it
+  std::string why;                  // it failed, or the last lines of standard error
   [[nodiscard]] bool moved() const { return open.count() < delivered; }
 };
 
@@ -58,14 +58,26 @@ struct Consequence {
   Duration wait{};      // before the next run
 };
 
+// Where isolation looks for events.
+class Events {
+ public:
+  using Found = Result<std::optional<std::uint64_t>>;
+  virtual ~Events() = default;
+  // The position of the first event from `from` on that the plan delivers and that is there.
+  [[nodiscard]] virtual Found find(Plan const& plan, std::uint64_t from) = 0;
+  // One beyond the highest that was delivered.
+  [[nodiscard]] virtual std::uint64_t high() const = 0;
+  // The newest that was stored, so that no other that is follows it; none where the source has it no more.
+  [[nodiscard]] virtual Found newest_settled() = 0;
+};
+
 class Isolation {
  public:
-  // The position of the first event from `from` on that the plan delivers and that is there.
-  using Find = std::function<Result<std::optional<std::uint64_t>>(Plan const& plan, std::uint64_t from)>;
-
   Isolation(Ledger& ledger, std::uint64_t max_deliveries, std::uint64_t window);
 
-  [[nodiscard]] Result<Plan> next(Find const& find);
+  // Ask before next(): an event that has brought down the whole process so often that it is not delivered again.
+  [[nodiscard]] Consequence convict(Events& events);
+  [[nodiscard]] Result<Plan> next(Events& events);
   // Call before the plan is carried out: a lone delivery is counted, durably.
   [[nodiscard]] Status begin(Plan const& plan);
   // It ended for a reason that says nothing of the event.
@@ -77,19 +89,23 @@ class Isolation {
 
  private:
   void prune(Ranges& ranges) const;
-  Result<std::optional<Plan>> probe(std::uint64_t suspect, Find const& find);
+  Result<std::optional<Plan>> another(std::uint64_t suspect, Events& events);
+  Events::Found probe(Plan& plan, Events& events);
+  [[nodiscard]] bool others_worked(Ledger::Attempts attempts) const;
+  Status suspect_the_first(Events& events);
   Plan some() const;
   Plan vanished() const;
   Consequence failed_alone(RunEnd const& end);
-  void count_letter(std::uint64_t position, Consequence& consequence);
+  void count_letter(Consequence& consequence);
+  void forget_letters(RunEnd const& end);
 
   Ledger& ledger_;
   std::uint64_t max_deliveries_, window_;
   Ranges suspects_, vanished_;
-  bool probe_next_ = false, probed_all_ = false, vanished_together_ = false;
-  std::uint64_t probed_ = 0, probe_step_ = 1, group_;
+  bool halving_ = false, probe_next_ = false, probed_all_ = false, vanished_together_ = false;
+  std::uint64_t probed_ = 0, probe_step_ = 1, group_ = 1;
   std::uint64_t ramp_ = 0;  // the limit of a run that delivers all; 0: none
-  std::uint64_t settled_at_fault_ = 0, last_letter_ = 0, letters_in_a_row_ = 0;
+  std::uint64_t stored_at_fault_ = 0, letters_in_a_row_ = 0;
   Backoff backoff_;
 };
 

@@ -20,6 +20,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr std::size_t kBuffer = 256 << 10;
+constexpr std::uint64_t kSettledTries = 1000;
 constexpr Duration kGiveUp = std::chrono::minutes(10);       // with --until-empty
 constexpr Duration kStallWaiting = std::chrono::minutes(2);  // a stage that waits says so at least every minute
 
@@ -111,7 +112,7 @@ Status Lane::step(bool winding_up) {
 
 // The plan of the next run; nothing where there is nothing to deliver now.
 Result<std::optional<Plan>> Lane::plan() {
-  auto plan = isolation_.next([this](Plan const& p, std::uint64_t from) { return find(p, from); });
+  auto plan = isolation_.next(*this);
   if (!plan) return plan.status();
   if (plan->kind != Plan::Kind::all) return std::optional(std::move(*plan));
   auto next = find(*plan, ledger_.cursor());
@@ -121,18 +122,32 @@ Result<std::optional<Plan>> Lane::plan() {
   return std::optional(std::move(*plan));
 }
 
-Result<std::optional<std::uint64_t>> Lane::find(Plan const& plan, std::uint64_t from) {
+Events::Found Lane::find(Plan const& plan, std::uint64_t from) {
   EventReader::Event event;
   auto got = next_event(plan, from, event);
   if (!got) return got.status();
   return *got == EventReader::Got::event ? std::optional(event.position) : std::nullopt;
 }
 
-// The next event from `from` on that is unsettled, ours, and of the plan.
+Events::Found Lane::newest_settled() {
+  std::uint64_t tries = 0;
+  for (std::uint64_t p = ledger_.reached(); p-- > 0 && tries < kSettledTries;) {
+    if (!ledger_.settled(p) || ledger_.has_open_letter(p)) continue;
+    ++tries;
+    EventReader::Event event;
+    auto got = letter_reader_->read(p, event);
+    if (!got) return got.status();
+    if (*got != EventReader::Got::event || event.position != p) break;
+    if (order_.ours(event.line)) return std::optional(p);
+  }
+  return std::optional<std::uint64_t>();
+}
+
+// The next event from `from` on that is of the plan, ours, and unsettled, unless the plan wants it again.
 Result<EventReader::Got> Lane::next_event(Plan const& plan, std::uint64_t from, EventReader::Event& event) {
   using Got = EventReader::Got;
   for (std::uint64_t at = from;;) {
-    at = ledger_.next_unsettled(at);
+    if (plan.kind != Plan::Kind::again) at = ledger_.next_unsettled(at);
     auto const wanted = plan.next(at);
     if (!wanted) return Got::end;
     if (*wanted > at) {
@@ -160,6 +175,7 @@ Status Lane::start() {
   if (std::exchange(anew_, false)) {
     if (Status status = take_back(); !status.ok()) return status;
   }
+  if (Consequence const guilty = isolation_.convict(*this); guilty.letter) return carry_out(guilty);
   auto planned = plan();
   if (!planned) return planned.status();
   if (!*planned) return {};
@@ -170,9 +186,9 @@ Status Lane::start() {
   if (!pipeline) return pipeline.status();
   if (started_once_) ++counters().restarts;
   started_once_ = true;
-  run_.emplace(std::move(*pipeline), std::move(**planned), ledger_.settled_count(), io_.clock.steady());
+  run_.emplace(std::move(*pipeline), std::move(**planned), ledger_.stored_count(), io_.clock.steady());
   run_->token = token;
-  scan_ = std::max(ledger_.cursor(), run_->plan.from);
+  scan_ = run_->plan.kind == Plan::Kind::again ? run_->plan.from : std::max(ledger_.cursor(), run_->plan.from);
   return {};
 }
 
@@ -202,7 +218,7 @@ void Lane::fill() {
   using Got = EventReader::Got;
   EventReader::Event event;
   while (run_->pending.size() < kBuffer && !run_->plan.done(receipts_.delivered_count(), scan_)) {
-    if (ledger_.next_unsettled(scan_) >= ledger_.cursor() + options_.window) {
+    if (run_->plan.kind != Plan::Kind::again && ledger_.next_unsettled(scan_) >= ledger_.cursor() + options_.window) {
       run_->window_full = true;
       return;
     }
@@ -230,7 +246,11 @@ void Lane::append(EventReader::Event const& event) {
     pending.append(event.line.substr(1));
   }
   pending += '\n';
-  receipts_.delivered(event.position);
+  if (run_->plan.kind == Plan::Kind::again) {
+    receipts_.delivered_again(event.position);
+  } else {
+    receipts_.delivered(event.position);
+  }
   scan_ = event.position + 1;
   high_ = std::max(high_, scan_);
   if (arrivals_.empty() || (arrivals_.back().second != event.time && event.position > arrivals_.back().first)) {
@@ -364,8 +384,13 @@ Status Lane::finish() {
     run_->last_line = {};
     if (Status status = listen(); !status.ok()) return status;
   } while (!run_->channel_ended && run_->last_line != Duration{});
-  RunEnd run_end{std::move(run_->plan),   receipts_.delivered_count(), scan_, run_->settled_before, {},
-                 run_->pipeline.status(), run_->pipeline.last_errors()};
+  RunEnd run_end;
+  run_end.plan = std::move(run_->plan);
+  run_end.delivered = receipts_.delivered_count();
+  run_end.scan = scan_;
+  run_end.stored_before = run_->stored_before;
+  run_end.status = run_->pipeline.status();
+  run_end.why = run_->pipeline.last_errors();
   std::string const killed = run_->killed_why;
   run_.reset();
 
@@ -378,9 +403,10 @@ Status Lane::finish() {
     if (options_.ack == "exit") receipts_.accept_all();
   }
   run_end.open = receipts_.unsettled();
+  run_end.stored = receipts_.stored_count();
   bool const moved = run_end.moved();
   if (verdict_) return keep_order(moved);
-  if (moved) {
+  if (ledger_.stored_count() > run_end.stored_before) {
     worked_ = true;
     failing_since_.reset();
   }

@@ -23,7 +23,7 @@
 
 namespace inflight {
 
-class Lane {
+class Lane final : private Events {
  public:
   // `reader` and `letter_reader` read the same source, each at its own place. `index` of options.jobs.
   Lane(Io& io, EventSource& source, Ledger& ledger, DeliveryOptions const& options, std::uint64_t index,
@@ -48,17 +48,17 @@ class Lane {
 
  private:
   struct Run {
-    Run(Pipeline started, Plan planned, std::uint64_t settled, Duration now)
+    Run(Pipeline started, Plan planned, std::uint64_t stored, Duration now)
         : pipeline(std::move(started)),
           plan(std::move(planned)),
-          settled_before(settled),
+          stored_before(stored),
           began(now),
           last_line(now),
           last_fed(now) {}
 
     Pipeline pipeline;
     Plan plan;
-    std::uint64_t settled_before;
+    std::uint64_t stored_before;
     std::string token, pending;
     std::size_t pending_at = 0;
     bool input_open = true, channel_ended = false, window_full = false, plan_exhausted = false;
@@ -75,7 +75,9 @@ class Lane {
   };
 
   Result<std::optional<Plan>> plan();
-  Result<std::optional<std::uint64_t>> find(Plan const& plan, std::uint64_t from);
+  Found find(Plan const& plan, std::uint64_t from) override;
+  [[nodiscard]] std::uint64_t high() const override { return high_; }
+  Found newest_settled() override;
   Result<EventReader::Got> next_event(Plan const& plan, std::uint64_t from, EventReader::Event& event);
   Status start();
   Status feed();

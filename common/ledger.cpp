@@ -60,7 +60,7 @@ Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::stri
       return Status::usage(fmt::format("{}: is the state of {}, not of {}", path, named, source));
     }
     ledger->cursor_ = (*state)["cursor"];
-    ledger->count_ = state->value("count", std::uint64_t{0});
+    ledger->stored_ = state->value("stored", std::uint64_t{0});
     ledger->was_clean_ = state->value("clean", true);
     ledger->complete_ = state->value("complete", false);
     std::vector<Position> positions;
@@ -71,7 +71,7 @@ Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::stri
     if (state->contains("attempts")) {
       for (auto const& [position, value] : (*state)["attempts"].items()) {
         ledger->attempts_[std::stoull(position)] = {value.value("failures", std::uint64_t{0}),
-                                                    value.value("settled_before", std::uint64_t{0})};
+                                                    value.value("stored_before", std::uint64_t{0})};
       }
     }
   }
@@ -114,22 +114,28 @@ void Ledger::settle(std::uint64_t first, std::uint64_t last) {
   changed_ = true;
 }
 
-void Ledger::unsettle(std::uint64_t position) {
-  settled_.remove(position, position);
-  changed_ = true;
+void Ledger::stored(std::uint64_t first, std::uint64_t last) {
+  std::uint64_t const before = count_;
+  settle(first, last);
+  stored_ += count_ - before;
 }
 
-bool Ledger::reopen(std::uint64_t position) {
-  auto const known = letters_->entries().find(position);
-  if (known == letters_->entries().end() || !known->second.open || reopened_.contains(position)) return false;
+void Ledger::unsettle(std::uint64_t position) {
   if (position < cursor_) {
     if (position + 1 < cursor_) settled_.add(position + 1, cursor_ - 1);
     cursor_ = position;
   } else {
     settled_.remove(position, position);
   }
+  changed_ = true;
+}
+
+bool Ledger::reopen(std::uint64_t position) {
+  auto const known = letters_->entries().find(position);
+  if (known == letters_->entries().end() || !known->second.open || reopened_.contains(position)) return false;
+  unsettle(position);
   reopened_.insert(position);
-  reopened_now_ = changed_ = true;
+  reopened_now_ = true;
   return true;
 }
 
@@ -186,12 +192,12 @@ Status Ledger::save() {
 
 Status Ledger::write_state() {
   ordered_json state = {
-      {"version", 1},    {"source", source_}, {"cursor", cursor_},     {"settled", settled_.text()},
-      {"count", count_}, {"clean", clean_},   {"complete", complete_}, {"saved", format_rfc3339(clock_->now())},
+      {"version", 1},      {"source", source_}, {"cursor", cursor_},     {"settled", settled_.text()},
+      {"stored", stored_}, {"clean", clean_},   {"complete", complete_}, {"saved", format_rfc3339(clock_->now())},
       {"note", note_}};
   for (auto const& [position, attempts] : attempts_) {
     state["attempts"][std::to_string(position)] = {{"failures", attempts.failures},
-                                                   {"settled_before", attempts.settled_before}};
+                                                   {"stored_before", attempts.stored_before}};
   }
   std::string const text = state.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
   return replace_file(*disk_, path_, text);

@@ -50,9 +50,16 @@ class Ledger {
   [[nodiscard]] std::uint64_t next_unsettled(std::uint64_t position) const;
   // One beyond the highest settled: what was certainly delivered once.
   [[nodiscard]] std::uint64_t reached() const;
-  [[nodiscard]] std::uint64_t settled_count() const { return count_; }
   void settle(std::uint64_t first, std::uint64_t last);
-  // It must be delivered again, behind an older event of its key. Save before that event is.
+  // The same for events that a sink has stored: the pipeline works.
+  void stored(std::uint64_t first, std::uint64_t last);
+  // One that was settled already was stored once more.
+  void stored_again() { ++stored_, changed_ = true; }
+  // How often since the first start an event was stored, whichever.
+  [[nodiscard]] std::uint64_t stored_count() const { return stored_; }
+  // How many were settled since open().
+  [[nodiscard]] std::uint64_t settled_count() const { return count_; }
+  // It must be delivered again; the cursor goes back to it where it has passed. Save before anything relies on it.
   void unsettle(std::uint64_t position);
 
   // Takes the event of an open letter back among the unsettled, to be delivered again: the cursor goes back to it where
@@ -71,10 +78,10 @@ class Ledger {
   [[nodiscard]] DeadLetters const& letters() const { return *letters_; }
   [[nodiscard]] bool has_open_letter(std::uint64_t position) const;
 
-  // How often an event brought the pipeline down alone, and how many events had been settled when it first did.
+  // How often an event brought the pipeline down alone, and stored_count() when it first did.
   struct Attempts {
     std::uint64_t failures = 0;
-    std::uint64_t settled_before = 0;
+    std::uint64_t stored_before = 0;
   };
   [[nodiscard]] Attempts attempts(std::uint64_t position) const;
   void set_attempts(std::uint64_t position, Attempts attempts);
@@ -105,7 +112,7 @@ class Ledger {
   std::optional<DeadLetters> letters_;
   std::uint64_t cursor_ = 0;
   Ranges settled_;
-  std::uint64_t count_ = 0;
+  std::uint64_t count_ = 0, stored_ = 0;
   std::set<std::uint64_t> reopened_;  // letters that are being replayed
   std::vector<std::uint64_t> to_close_;
   bool reopened_now_ = false;

@@ -20,7 +20,9 @@ void RunReceipts::begin(std::string token) {
   token_ = std::move(token);
   delivered_.clear();
   held_.clear();
-  count_ = sinks_ = 0;
+  settled_.clear();
+  again_.reset();
+  count_ = stored_ = sinks_ = 0;
   pieces_.clear();
   votes_.clear();
   last_.clear();
@@ -51,9 +53,10 @@ Status RunReceipts::hear_line(std::string_view line) {
   if (!parser_.parse(line, heard_).ok()) return {};
   std::string scratch;
   if (heard_.attribute("sink")) {
-    ++sinks_;
+    if (++sinks_ > wanted_sinks_) take_back_all();
     return {};
   }
+  if (sinks_ > wanted_sinks_) return {};
   if (heard_.attribute("waiting")) {
     waiting_ = heard_.text("waiting", scratch);
     return {};
@@ -73,11 +76,13 @@ Status RunReceipts::settle(std::string_view status, std::string_view positions, 
   positions_.clear();
   if (!parse_positions(positions, positions_)) return {};
   if (status == "stored" || status == "dropped") {
-    for (Position const& position : positions_) stored(position, by);
+    for (Position const& position : positions_) done(position, by, status == "stored");
   } else if (status == "last") {
     last_.emplace_back(positions, by);
   } else if (status == "held") {
-    for (Position const& position : positions_) held_.add(position.first, position.last);
+    for (Position const& position : positions_) {
+      for (auto const& [first, last] : delivered_among(position)) held_.add(first, last);
+    }
   } else if (status == "rejected") {
     std::string scratch;
     std::string const reason(heard_.text("reason", scratch));
@@ -105,29 +110,46 @@ std::vector<std::pair<std::uint64_t, std::uint64_t>> RunReceipts::delivered_amon
   return among;
 }
 
-void RunReceipts::stored(Position const& position, std::string_view by) {
+void RunReceipts::done(Position const& position, std::string_view by, bool stored) {
+  if (stored && again_ && position.first <= *again_ && *again_ <= position.last) {
+    ledger_.stored_again();
+    again_.reset();
+  }
   for (auto const& [first, last] : delivered_among(position)) {
     if (wanted_sinks_ > 1) {
-      for (std::uint64_t p = first; p <= last; ++p) vote(p, position.pieces, by);
+      for (std::uint64_t p = first; p <= last; ++p) {
+        if (has_all_votes(p, position.pieces, by)) settle(p, p, stored);
+      }
     } else if (position.pieces.empty()) {
-      ledger_.settle(first, last);
+      settle(first, last, stored);
     } else if (pieces_[first].add(position.pieces)) {
-      ledger_.settle(first, last);
+      settle(first, last, stored);
       pieces_.erase(first);
     }
   }
 }
 
-// Each sink has one; an event is settled with all of them.
-void RunReceipts::vote(std::uint64_t position, std::string_view pieces, std::string_view by) {
+void RunReceipts::settle(std::uint64_t first, std::uint64_t last, bool stored) {
+  if (stored) {
+    std::uint64_t const before = ledger_.stored_count();
+    ledger_.stored(first, last);
+    stored_ += ledger_.stored_count() - before;
+  } else {
+    ledger_.settle(first, last);
+  }
+  settled_.add(first, last);
+}
+
+// Each sink has a vote; an event is settled with all of them.
+bool RunReceipts::has_all_votes(std::uint64_t position, std::string_view pieces, std::string_view by) {
   auto& votes = votes_[position];
   if (pieces.empty() || votes.pieces[std::string(by)].add(pieces)) votes.by.emplace(by);
-  if (votes.by.size() >= wanted_sinks_) ledger_.settle(position, position);
+  return votes.by.size() >= wanted_sinks_;
 }
 
 // Collects letters; write_letters() makes them durable and only then settles.
 Status RunReceipts::dead(std::uint64_t position, std::string const& by, std::string const& reason) {
-  if (ledger_.settled(position) || !delivered_.contains(position)) return {};
+  if (ledger_.settled(position)) return {};
   for (DeadLetter const& letter : letters_) {
     if (letter.position == position) return {};
   }
@@ -160,13 +182,15 @@ void RunReceipts::accept_last() {
   for (auto const& [text, by] : last_) {
     positions_.clear();
     (void)parse_positions(text, positions_);
-    for (Position const& position : positions_) stored(position, by);
+    for (Position const& position : positions_) done(position, by, true);
   }
   last_.clear();
 }
 
 void RunReceipts::accept_all() {
-  for (auto const& [first, last] : delivered_.map()) ledger_.settle(first, last);
+  for (auto const& [first, last] : delivered_.map()) settle(first, last, true);
+  if (again_) ledger_.stored_again();
+  again_.reset();
 }
 
 Ranges RunReceipts::unsettled() const {
@@ -191,6 +215,17 @@ std::optional<std::uint64_t> RunReceipts::first_open() const {
 bool RunReceipts::any_unsettled() const {
   return std::any_of(delivered_.map().begin(), delivered_.map().end(),
                      [this](auto const& range) { return ledger_.next_unsettled(range.first) <= range.second; });
+}
+
+// The receipt of one sink has spoken for another: no receipt of this run counts.
+void RunReceipts::take_back_all() {
+  for (auto const& [first, last] : settled_.map()) {
+    for (std::uint64_t p = first; p <= last; ++p) {
+      if (!ledger_.has_open_letter(p)) ledger_.unsettle(p);
+    }
+  }
+  settled_.clear();
+  last_.clear();
 }
 
 void RunReceipts::forget_below(std::uint64_t cursor) {

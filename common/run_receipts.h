@@ -29,7 +29,10 @@ class RunReceipts {
   // A new run: nothing is delivered and nothing said.
   void begin(std::string token);
   void delivered(std::uint64_t position);
-  // Whole lines of the channel; foreign ones are passed over. Letters are durable, and settled, when it returns.
+  // One that is settled already: a receipt for it says only that the pipeline works.
+  void delivered_again(std::uint64_t position) { again_ = position; }
+  // Whole lines of the channel; foreign ones are passed over. Letters are durable, and settled, when it returns. With
+  // one sink too many no receipt of the run counts, and those that did are taken back.
   [[nodiscard]] Status hear(std::string lines);
   // A dead letter of the pipeline as a whole, durable when it returns.
   [[nodiscard]] Status reject(std::uint64_t position, std::string const& by, std::string const& reason);
@@ -43,6 +46,7 @@ class RunReceipts {
   // Why a stage waits; empty where none does, or something was settled since.
   [[nodiscard]] std::string const& waiting() const { return waiting_; }
   [[nodiscard]] std::uint64_t delivered_count() const { return count_; }
+  [[nodiscard]] std::uint64_t stored_count() const { return stored_; }  // whole events
   [[nodiscard]] Ranges unsettled() const;
   // The lowest unsettled event that nobody holds.
   [[nodiscard]] std::optional<std::uint64_t> first_open() const;
@@ -62,8 +66,10 @@ class RunReceipts {
   Status hear_line(std::string_view line);
   Status settle(std::string_view status, std::string_view positions, std::string_view by);
   std::vector<std::pair<std::uint64_t, std::uint64_t>> delivered_among(Position const& position) const;
-  void stored(Position const& position, std::string_view by);
-  void vote(std::uint64_t position, std::string_view pieces, std::string_view by);
+  void done(Position const& position, std::string_view by, bool stored);
+  void settle(std::uint64_t first, std::uint64_t last, bool stored);
+  bool has_all_votes(std::uint64_t position, std::string_view pieces, std::string_view by);
+  void take_back_all();
   Status dead(std::uint64_t position, std::string const& by, std::string const& reason);
   Status write_letters();
 
@@ -77,7 +83,9 @@ class RunReceipts {
 
   std::string token_;
   Ranges delivered_, held_;
-  std::uint64_t count_ = 0, sinks_ = 0;
+  Ranges settled_;  // by receipts of this run
+  std::optional<std::uint64_t> again_;
+  std::uint64_t count_ = 0, stored_ = 0, sinks_ = 0;
   std::map<std::uint64_t, Pieces> pieces_;
   std::map<std::uint64_t, Votes> votes_;
   std::vector<std::pair<std::string, std::string>> last_;  // positions, and who says so

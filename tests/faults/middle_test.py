@@ -303,7 +303,7 @@ class Misbehaving(Middle):
 
     def test_a_stage_that_hangs_at_one_event(self):
         self.publish(event(n) for n in range(12))
-        self.consume(f"{STAGES} hang - 5 | sql-write sqlite:data.db", "--stall", "500ms", "--max-deliveries", "2")
+        self.consume(f"{STAGES} hang - 5 | sql-write sqlite:data.db", "--stall", "2s", "--max-deliveries", "2")
         self.settled(ids(12), ["e5"])
         self.assertIn("no receipt", self.letters()["e5"]["reason"])
 
