@@ -194,28 +194,35 @@ bool lock_held(std::string const& path) {
   return fd && ::flock(fd.get(), LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
 }
 
-std::vector<std::string> who_has_open(std::string const& path) {
-  std::vector<std::string> who;
+std::vector<pid_t> pids_with_open(std::string const& path) {
+  std::vector<pid_t> pids;
   char* const resolved = ::realpath(path.c_str(), nullptr);
-  if (resolved == nullptr) return who;
+  if (resolved == nullptr) return pids;
   Handle<char, std::free> const wanted(resolved);
   auto processes = list_folder("/proc");
-  if (!processes) return who;
+  if (!processes) return pids;
   for (std::string const& pid : *processes) {
     if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
-    std::string const folder = "/proc/" + pid;
-    auto descriptors = list_folder(folder + "/fd");
+    auto descriptors = list_folder("/proc/" + pid + "/fd");
     if (!descriptors) continue;
     for (std::string const& name : *descriptors) {
       char target[PATH_MAX + 1];
-      ssize_t const n = ::readlink(fmt::format("{}/fd/{}", folder, name).c_str(), target, PATH_MAX);
+      ssize_t const n = ::readlink(fmt::format("/proc/{}/fd/{}", pid, name).c_str(), target, PATH_MAX);
       if (n <= 0 || std::string_view(target, static_cast<std::size_t>(n)) != wanted.get()) continue;
-      auto command = read_file(folder + "/comm");
-      std::string text = command ? *command : "?";
-      while (!text.empty() && text.back() == '\n') text.pop_back();
-      who.push_back(fmt::format("{} ({})", text, pid));
+      pids.push_back(static_cast<pid_t>(std::strtol(pid.c_str(), nullptr, 10)));
       break;
     }
+  }
+  return pids;
+}
+
+std::vector<std::string> who_has_open(std::string const& path) {
+  std::vector<std::string> who;
+  for (pid_t const pid : pids_with_open(path)) {
+    auto command = read_file(fmt::format("/proc/{}/comm", pid));
+    std::string text = command ? *command : "?";
+    while (!text.empty() && text.back() == '\n') text.pop_back();
+    who.push_back(fmt::format("{} ({})", text, pid));
   }
   return who;
 }

@@ -63,7 +63,8 @@ enum class Lock { shared, exclusive };
 [[nodiscard]] Result<Fd> lock_file(std::string const& path, Lock kind, bool wait);
 // Whether somebody holds it exclusively; makes no file.
 [[nodiscard]] bool lock_held(std::string const& path);
-// The processes that have `path` open, as `name (pid)`; for messages.
+// The processes that have `path` open; as `name (pid)`, for messages.
+[[nodiscard]] std::vector<pid_t> pids_with_open(std::string const& path);
 [[nodiscard]] std::vector<std::string> who_has_open(std::string const& path);
 
 }  // namespace inflight

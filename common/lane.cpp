@@ -372,7 +372,7 @@ void Lane::tell_lingering() {
   auto const holders = run_->pipeline.holders();
   say_warning(fmt::format("processes outlive their pipeline: {}; ending them",
                           holders.empty() ? "(unnamed)" : fmt::format("{}", fmt::join(holders, ", "))));
-  run_->pipeline.signal_group(SIGKILL);
+  run_->pipeline.kill_all();
   run_->leader_ended_at = now;
 }
 

@@ -45,7 +45,7 @@ std::string boot_id() {
 
 // Fields of /proc/PID/stat; `start` is empty where there is no such process, or only what is left of it.
 struct ProcessStat {
-  pid_t group = 0;
+  pid_t parent = 0, group = 0;
   std::string name, start;
 };
 
@@ -63,6 +63,7 @@ ProcessStat stat_of(std::string const& pid) {
     std::string const word(rest.substr(0, rest.find(' ')));
     rest.remove_prefix(std::min(rest.size(), word.size()));
     if (field == 3 && (word == "Z" || word == "X")) return process;
+    if (field == 4) process.parent = static_cast<pid_t>(std::strtol(word.c_str(), nullptr, 10));
     if (field == 5) process.group = static_cast<pid_t>(std::strtol(word.c_str(), nullptr, 10));
     if (field == 22) process.start = word;
   }
@@ -283,6 +284,17 @@ bool Pipeline::gone() {
 
 void Pipeline::signal_group(int signal) const {
   if (!group_ended_) ::kill(-leader_, signal);
+}
+
+void Pipeline::kill_all() const {
+  signal_group(SIGKILL);
+  if (lock_path_.empty()) return;
+  for (pid_t const holder : pids_with_open(lock_path_)) {
+    // Orphans of the run are our children (PR_SET_CHILD_SUBREAPER); whoever else opens the file is not.
+    pid_t ancestor = holder;
+    while (ancestor > 1 && ancestor != ::getpid()) ancestor = stat_of(std::to_string(ancestor)).parent;
+    if (ancestor == ::getpid() && holder != ancestor) ::kill(holder, SIGKILL);
+  }
 }
 
 std::vector<std::string> Pipeline::holders() const {

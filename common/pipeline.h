@@ -51,6 +51,9 @@ class Pipeline {
   // The exit status as a shell has it (128 + signal), once gone.
   [[nodiscard]] int status() const { return status_; }
   void signal_group(int signal) const;
+  // SIGKILL to the group and to what has left it: processes that we or a stage have started and that hold the lock.
+  void kill_all() const;
+  // Who holds the lock, as `name (pid)`.
   [[nodiscard]] std::vector<std::string> holders() const;
 
  private:

@@ -9,6 +9,8 @@ import json
 import os
 import pathlib
 import random
+import shutil
+import signal
 import shlex
 import signal
 import sqlite3
@@ -267,6 +269,15 @@ class Sinks(Middle):
         self.settled(ids(200))
         self.assertEqual(self.stored("a.db"), sorted(ids(200)))
 
+    def test_what_was_settled_before_a_second_sink_was_seen_is_taken_back(self):
+        self.publish(event(n) for n in range(3000))
+        line = ("tee >(sleep 0.5; exec sql-write sqlite:second.db --create --key source,id)"
+                " | sql-write sqlite:data.db --create --key source,id --batch-records 50")
+        self.consume(line, exit=2)
+        self.consume(line, "--sinks", "2")
+        self.assertEqual(self.stored(), sorted(ids(3000)))
+        self.assertEqual(self.stored("second.db"), sorted(ids(3000)))
+
     def test_one_of_two_sinks_killed(self):
         self.publish(event(n) for n in range(400))
         self.consume(f"tee >({STAGES} kill_after_lines tee 100 m | sql-write sqlite:a.db) | sql-write sqlite:data.db", "--sinks", "2")
@@ -391,6 +402,66 @@ class Misbehaving(Middle):
         self.publish(event(n) for n in range(30))
         self.consume("head -5 | sql-write sqlite:data.db")
         self.settled(ids(30))
+
+    def test_a_daemon_that_a_stage_leaves_behind_is_ended(self):
+        self.publish(event(n) for n in range(20))
+        done = self.consume(f"{STAGES} leave_daemon | sql-write sqlite:data.db", "--takeover", "1s")
+        self.settled(ids(20))
+        self.assertRegex(done.stderr, r"processes outlive their pipeline: \S+ \(\d+\); ending them")
+        pid = int((self.folder / "daemon").read_text())
+        self.assertFalse(os.path.exists(f"/proc/{pid}"))
+
+    def test_a_sink_that_works_for_nothing_while_a_filter_rejects_some(self):
+        """What a filter rejects does not show that the sink works: none is a letter for the sink's sake."""
+        self.publish(xml_event(n, "<unit>" if n % 3 == 2 else None) for n in range(30))
+        consume = self.start("xml2json | python3 -ISc 'for _ in open(0): raise SystemExit(1)'", "--max-deliveries", "2")
+        wait_for(lambda: "fails for every event" in self.listed() or "the pipeline failed" in self.listed())
+        wait_for(lambda: len(self.letters()) >= 3)
+        time.sleep(2)
+        self.assertIsNone(consume.poll())
+        self.assertEqual({letter["by"] for letter in self.letters().values()}, {"xml2json"})
+
+    def test_a_mistyped_sink_behind_a_filter_that_rejects_some(self):
+        self.publish(xml_event(n, "<unit>" if n % 3 == 2 else None) for n in range(30))
+        done = self.consume("xml2json | sql-wirte sqlite:data.db", exit=2)
+        self.assertIn("called wrongly (exit 127)", done.stderr)
+
+    def test_a_pipeline_that_fails_for_every_event_of_a_small_exchange(self):
+        self.publish(event(n) for n in range(20))
+        consume = self.start("cat >/dev/null; exit 3")
+        time.sleep(3)
+        self.assertIsNone(consume.poll(), "it waits")
+        self.assertEqual(self.letters(), {})
+        consume.terminate()
+        self.assertEqual(consume.wait(timeout=60), 143)
+        self.consume("sql-write sqlite:data.db")
+        self.settled(ids(20))
+
+    def test_bad_events_at_the_end_of_the_exchange(self):
+        """Nothing new comes that could show that the pipeline works: what is stored already does."""
+        for bad in ([299], [298, 299], [0], [0, 299], [100, 200, 299]):
+            with self.subTest(bad=bad):
+                self.folder.joinpath("data.db").unlink(missing_ok=True)
+                shutil.rmtree(self.path("x"), ignore_errors=True)
+                self.publish(event(n, subject=f"own{n}") for n in range(300))
+                self.consume(f"{STAGES} abort_on {' '.join(map(str, bad))} | sql-write sqlite:data.db")
+                self.settled(ids(300), [f"e{n}" for n in bad])
+
+    def test_jq_failing_on_the_only_events_that_are_left(self):
+        self.publish(event(n, subject=f"own{n}") for n in range(300))
+        self.consume("jq -c --unbuffered 'if .data.n % 100 == 50 then error(\"no\") else . end' | sql-write sqlite:data.db")
+        self.settled(ids(300), ["e50", "e150", "e250"])
+
+    def test_an_event_that_takes_consume_down(self):
+        self.publish(event(n) for n in range(40))
+        for starts in range(60):
+            done = self.consume(f"{STAGES} kill_consume 17 | sql-write sqlite:data.db", "--max-deliveries", "2", exit=None)
+            if done.exit == 0:
+                break
+            self.assertEqual(done.exit, -signal.SIGKILL)
+        self.settled(ids(40), ["e17"])
+        self.assertIn("brought down the process", self.letters()["e17"]["reason"])
+        self.assertLess(starts, 40)
 
     def test_ten_letters_in_a_row_pause(self):
         self.publish(event(n) for n in range(30))

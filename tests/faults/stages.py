@@ -151,6 +151,29 @@ def abort_on(*numbers):
         sys.stdout.buffer.write(line)
 
 
+def kill_consume(number):
+    """SIGKILL to the process that runs the pipeline, at an event, each time."""
+    for line in lines():
+        if number_of(json.loads(line)) == int(number):
+            pid = os.getppid()
+            while open(f"/proc/{pid}/comm", encoding="utf-8").read().strip() != "consume":
+                with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+                    pid = int(stat.read().rpartition(")")[2].split()[1])
+            os.kill(pid, signal.SIGKILL)
+        emit(line)
+
+
+def leave_daemon():
+    """Passes its input on; a process in a session of its own keeps all that it has inherited."""
+    child = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, close_fds=False,
+                             start_new_session=True)
+    with open("daemon", "w", encoding="utf-8") as file:
+        file.write(str(child.pid))
+    buffer_all()
+    sys.stdout.buffer.flush()
+    os._exit(0)
+
+
 def exit_with(status, marker, number):
     """Ends with this status at an event: once, or with the marker `-` each time."""
     for line in lines():
