@@ -23,7 +23,8 @@ extern "C" void on_signal(int number) {
     int expected = 0;
     if (g_signal.compare_exchange_strong(expected, number)) {
       (void)!::write(g_stop[1], "s", 1);  // never read: the descriptor stays readable
-    } else if (number == SIGINT || expected == SIGTERM) {
+    } else {
+      // Whoever asks twice does not want to wait.
       ::signal(number, SIG_DFL);
       ::raise(number);
     }

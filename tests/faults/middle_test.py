@@ -5,6 +5,7 @@ FAULT_ROUNDS says how many seeded rounds where chance decides.
 """
 import collections
 import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -486,6 +487,23 @@ class Processes(Middle):
         self.assertEqual(first.wait(30), 143)
         self.consume("sql-write sqlite:data.db")
         self.settled(ids(10))
+
+    def test_a_second_signal_ends_it_at_once_whichever_came_first(self):
+        self.publish(event(n) for n in range(10))
+        for number, (first, second) in enumerate(itertools.product((signal.SIGINT, signal.SIGTERM), repeat=2)):
+            with self.subTest(first=first, second=second):
+                consume = self.start(f"{STAGES} hang m{number} 5 | sql-write sqlite:data.db", "--takeover", "1h", name=f"data{number}")
+                try:
+                    wait_for(lambda m=f"m{number}": os.path.exists(self.path(m)), what="the stage to hang")
+                    consume.send_signal(first)
+                    status = pathlib.Path(f"/proc/{consume.pid}/status")  # the same one twice would be taken for one
+                    wait_for(lambda s=status: "ShdPnd:\t0000000000000000" in s.read_text(), what="the first to arrive")
+                    consume.send_signal(second)
+                    self.assertIn(consume.wait(30), (-first, -second))
+                finally:
+                    # The stage that hangs does not see that its source is gone.
+                    lock = (self.folder / f"x/subscribers/data{number}/run.lock").read_text()
+                    os.killpg(int(lock.split()[0]), signal.SIGKILL)
 
     def assert_runs_follow_each_other(self, log):
         runs = [run for run, _ in collections.OrderedDict.fromkeys((r, 0) for r in log)]
