@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <set>
 
 #include "common/fd_io.h"
 #include "common/messages.h"
@@ -112,6 +113,23 @@ std::vector<std::string> members(GroupMark const& mark) {
   return found;
 }
 
+// The groups of the runs of this process.
+std::set<pid_t>& groups() {
+  static std::set<pid_t> instance;
+  return instance;
+}
+
+// What a stage started in a group of its own comes to us when its parent ends (see start()), and nobody else would
+// collect it.
+void collect_strays() {
+  for (;;) {
+    siginfo_t ended{};
+    if (::waitid(P_ALL, 0, &ended, WEXITED | WNOHANG | WNOWAIT) != 0 || ended.si_pid == 0) return;
+    if (groups().contains(::getpgid(ended.si_pid))) return;  // its run collects it before long
+    if (::waitpid(ended.si_pid, nullptr, WNOHANG) <= 0) return;
+  }
+}
+
 // In the child, between fork and exec: system calls only.
 [[noreturn]] void become(char* const* argv, char* const* envp, int in, int err, int exec_error, int go) {
   ::setpgid(0, 0);
@@ -186,10 +204,12 @@ Result<Pipeline> Pipeline::start(PipelineOptions const& options) {
   }
   ::setpgid(child, child);  // both do it: whoever is first
   run.leader_ = child;
+  groups().insert(child);
   if (lock) {
     if (Status status = write_mark(lock.get(), child, options.lock_path); !status.ok()) {
       go->write.reset();
       ::waitpid(child, nullptr, 0);
+      groups().erase(child);
       return status;
     }
   }
@@ -275,10 +295,12 @@ bool Pipeline::gone() {
     leader_ended_ = true;
     status_ = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
   }
+  collect_strays();
   if (!leader_ended_) return false;
   // Once empty, the group's number may become somebody else's.
   if (!group_ended_) group_ended_ = ::kill(-leader_, 0) != 0 && errno != EPERM;
   if (!group_ended_) return false;
+  groups().erase(leader_);
   return lock_path_.empty() || !lock_held(lock_path_);
 }
 

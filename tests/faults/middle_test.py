@@ -505,6 +505,25 @@ class Processes(Middle):
                     lock = (self.folder / f"x/subscribers/data{number}/run.lock").read_text()
                     os.killpg(int(lock.split()[0]), signal.SIGKILL)
 
+    def test_what_stages_leave_in_groups_of_their_own_is_collected(self):
+        count = 200
+        self.publish(event(n) for n in range(count))
+        consume = self.start("while read -r line; do (setsid true &); done", "--ack", "exit")
+        wait_for(lambda: self.cursor() == count, what="the events to be settled")
+
+        def dead_children():
+            found = 0
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                try:
+                    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+                        state, parent = stat.read().rpartition(")")[2].split()[:2]
+                except (OSError, ProcessLookupError):
+                    continue
+                found += state == "Z" and int(parent) == consume.pid
+            return found
+        # What ended last may wait for the next run.
+        self.assertLess(dead_children(), count // 4)
+
     def assert_runs_follow_each_other(self, log):
         runs = [run for run, _ in collections.OrderedDict.fromkeys((r, 0) for r in log)]
         changes = [r for i, r in enumerate(log) if i == 0 or log[i - 1] != r]
