@@ -193,9 +193,13 @@ Exit run_source(Io& io, SourceOptions const& options, std::function<Status(Outle
     delivery.run_lock = options.state + ".run.lock";
     if (letters.empty()) letters = options.state + ".dead.ndjson";
   } else {
-    // Positions that no run before has used, so that letters of this one are not taken for theirs.
+    // Positions that no run before has used, so that letters of this one are not taken for theirs: the time, unless the
+    // clock was set back meanwhile.
     first = static_cast<std::uint64_t>(io.clock.now().ns / 1000);
     if (letters.empty()) letters = tool_name() + ".dead.ndjson";
+    auto const known = DeadLetters::view(letters);
+    if (!known) return report(known.status(), Exit::defect);
+    if (!known->entries().empty()) first = std::max(first, known->entries().rbegin()->first + 1);
   }
   auto ledger = Ledger::open(io.disk, io.clock, options.state, letters, identity, first);
   if (!ledger) return report(ledger.status(), Exit::defect);

@@ -630,6 +630,21 @@ class Processes(Middle):
         self.settled(ids(200), ["e20", "e21", "e150"])
 
 
+class WithoutState(Middle):
+    def test_a_clock_that_was_set_back_gives_no_event_the_position_of_an_old_letter(self):
+        done = run([tool("s3-archive"), "put", "archive/"], stdin="".join(json.dumps(xml_event(n, "<unit>")) + "\n" for n in range(3)), cwd=self.folder)
+        self.assertEqual(done.exit, 0, done.stderr)
+        of_then = 9_000_000_000_000_000  # microseconds: a run of the year 2255
+        letters = self.folder / "letters.ndjson"
+        letters.write_text(json.dumps({"position": of_then, "attempt": 1, "time": "2255-03-14T16:00:00Z", "by": "xml2json", "reason": "bad",
+                                       "event": event(0)}, separators=(",", ":")) + "\n")
+        done = run([tool("s3-archive"), "get", "archive/", "--dead-letters", "letters.ndjson", "--", "xml2json | sql-write sqlite:data.db --create"],
+                   cwd=self.folder, env=self.environment)
+        self.assertEqual(done.exit, 0, done.stderr)
+        positions = [json.loads(line)["position"] for line in letters.read_text().splitlines()]
+        self.assertEqual(positions, list(range(of_then, of_then + 4)))
+
+
 class Order(Middle):
     def round(self, seed):
         chance = random.Random(seed)
