@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "common/messages.h"
 
@@ -20,6 +21,11 @@ using nlohmann::ordered_json;
 
 constexpr std::uint64_t kReserve = 4 << 20;
 constexpr std::uint64_t kReservePart = 256 << 10;
+
+// What a subscriber that is killed may deliver again, beyond its window, lies well within the lines by which an exchange
+// behind it knows its doubles.
+constexpr std::uint64_t kUnsaved = 25'000;
+constexpr std::uint64_t kUnsavedBytes = 32 << 20;
 
 std::string reserve_path(std::string const& exchange) { return join(exchange, "reserve"); }
 
@@ -52,9 +58,10 @@ Ranges read_holes(SubscriberFiles const& files) {
 class JournalEvents final : public EventReader {
  public:
   JournalEvents(SubscriberFiles const& files, Ledger const& ledger, bool optional, bool skip_damage, std::uint64_t end,
-                Clock& clock, Disk& disk)
+                std::uint64_t& bytes_read, Clock& clock, Disk& disk)
       : files_(files),
         ledger_(ledger),
+        bytes_read_(bytes_read),
         optional_(optional),
         skip_damage_(skip_damage),
         end_(end),
@@ -86,6 +93,7 @@ class JournalEvents final : public EventReader {
     if (!got) return got.status();
     if (!*got) return Got::none;
     event = {(*got)->position, (*got)->line, (*got)->committed};
+    bytes_read_ += event.line.size();
     return event.position < end_ ? Got::event : Got::end;
   }
 
@@ -133,6 +141,7 @@ class JournalEvents final : public EventReader {
 
   SubscriberFiles files_;
   Ledger const& ledger_;
+  std::uint64_t& bytes_read_;
   DeadLetter letter_;
   bool optional_, skip_damage_;
   std::uint64_t end_;
@@ -457,7 +466,14 @@ Result<std::unique_ptr<JournalSource>> JournalSource::open(Io& io, SubscriberFil
 
 Result<std::unique_ptr<EventReader>> JournalSource::reader() {
   return std::unique_ptr<EventReader>(
-      std::make_unique<JournalEvents>(files_, ledger_, optional_, skip_damage_, end_, io_.clock, io_.disk));
+      std::make_unique<JournalEvents>(files_, ledger_, optional_, skip_damage_, end_, bytes_read_, io_.clock, io_.disk));
+}
+
+void JournalSource::settled(std::uint64_t cursor) {
+  bool const due = cursor > ledger_.saved_cursor() + kUnsaved || bytes_read_ > bytes_saved_ + kUnsavedBytes;
+  if (!due || !saved_.ok()) return;
+  saved_ = ledger_.save();
+  bytes_saved_ = bytes_read_;
 }
 
 void JournalSource::clear_wait() {
@@ -467,6 +483,7 @@ void JournalSource::clear_wait() {
 }
 
 Status JournalSource::tick() {
+  if (!saved_.ok()) return std::exchange(saved_, Status{});
   if (Status status = merge_replays(); !status.ok()) return status;
   Duration const now = io_.clock.steady();
   if (maintained_ != Duration{} && now - maintained_ < std::chrono::minutes(1)) return {};

@@ -25,7 +25,7 @@ using journal::Index;
 using journal::IndexRecord;
 using Json = nlohmann::ordered_json;
 
-constexpr std::uint64_t kDoublesBytes = 64 << 20;
+constexpr std::uint64_t kDoublesBytes = 128 << 20;
 constexpr std::size_t kUsualBatch = 4 << 20;
 
 std::string about_path(std::string const& folder) { return join(folder, "exchange.json"); }

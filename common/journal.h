@@ -68,7 +68,7 @@ class JournalWriter {
 
   struct Line {
     std::string_view text;  // one JSON object, without newline and without `delivery`
-    bool once = false;      // has an identity: left out when the same bytes are among the last 131,072 such lines
+    bool once = false;      // has an identity: left out when the same bytes are among the last 200,000 such lines
   };
   struct Appended {
     std::uint64_t first = 0;

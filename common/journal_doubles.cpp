@@ -2,9 +2,12 @@
 
 #include <xxhash.h>
 
+#include <bit>
+
 namespace inflight::journal {
 
-Doubles::Doubles() : table_(2 * kWindow), order_(kWindow) {}
+// What is left of the ring is room for a usual batch.
+Doubles::Doubles() : table_(2 * std::bit_ceil(kWindow)), order_(std::bit_ceil(kWindow)) {}
 
 bool Doubles::add(std::string_view line) {
   XXH128_hash_t const sum = XXH3_128bits(line.data(), line.size());

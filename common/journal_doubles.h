@@ -1,4 +1,4 @@
-// The window in which the journal recognises a line that it already has: the last 131,072 lines, by their XXH3-128.
+// The window in which the journal recognises a line that it already has: the last 200,000 lines, by their XXH3-128.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@ namespace inflight::journal {
 
 class Doubles {
  public:
-  static constexpr std::size_t kWindow = 131'072;
+  static constexpr std::size_t kWindow = 200'000;
 
   Doubles();
 

@@ -75,6 +75,7 @@ Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::stri
       }
     }
   }
+  ledger->saved_cursor_ = ledger->cursor_;
   auto opened = DeadLetters::open(disk, letters);
   if (!opened) return opened.status();
   ledger->letters_ = std::move(*opened);
@@ -187,6 +188,7 @@ Status Ledger::save() {
   if (!changed_ || path_.empty()) return {};
   if (Status status = with_room([&] { return write_state(); }); !status.ok()) return status;
   changed_ = false;
+  saved_cursor_ = cursor_;
   return {};
 }
 

@@ -88,6 +88,8 @@ class Ledger {
 
   // Durable. Cheap when nothing has changed.
   [[nodiscard]] Status save();
+  // The cursor as it was last saved: what is settled above it is delivered again after a crash.
+  [[nodiscard]] std::uint64_t saved_cursor() const { return saved_cursor_; }
   // Asked when there is no room for the state or a letter: true where some was made, and the write is tried again.
   void on_full(std::function<bool()> make_room) { make_room_ = std::move(make_room); }
   // Whether the last process that used it ended as it should.
@@ -110,7 +112,7 @@ class Ledger {
   std::string path_, source_, note_;
   std::function<bool()> make_room_;
   std::optional<DeadLetters> letters_;
-  std::uint64_t cursor_ = 0;
+  std::uint64_t cursor_ = 0, saved_cursor_ = 0;
   Ranges settled_;
   std::uint64_t count_ = 0, stored_ = 0;
   std::set<std::uint64_t> reopened_;  // letters that are being replayed

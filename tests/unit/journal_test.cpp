@@ -201,7 +201,7 @@ TEST_CASE("journal: a batch that failed is no double when it is tried again") {
   CHECK(read_everything(folder).lines().size() == 5);
 }
 
-TEST_CASE("journal: the window of doubles holds 131,072 lines, gives up the oldest, and takes back what was not kept") {
+TEST_CASE("journal: the window of doubles holds 200,000 lines, gives up the oldest, and takes back what was not kept") {
   journal::Doubles window;
   std::uint64_t const size = journal::Doubles::kWindow;
   auto add = [&](std::uint64_t n) { return window.add(std::to_string(n)); };
