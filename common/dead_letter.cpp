@@ -144,8 +144,10 @@ Status DeadLetters::append_lines(std::string_view lines) {
   if (!fd_) {
     auto fd = disk_->open(path_, O_RDWR | O_CREAT);
     if (!fd) return fd.status();
-    if (Status status = disk_->sync_folder(parent_folder(path_)); !status.ok()) return status;
     fd_ = std::move(*fd);
+  }
+  if (size_ == 0) {  // made just now, or by one that was killed before its name was durable
+    if (Status status = disk_->sync_folder(parent_folder(path_)); !status.ok()) return status;
   }
   Status status = disk_->write_at(fd_.get(), lines, size_, path_);
   if (status.ok()) status = disk_->sync(fd_.get(), path_);

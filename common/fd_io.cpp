@@ -134,12 +134,17 @@ Status replace_file(Disk& disk, std::string const& path, std::string_view bytes)
 }
 
 Status make_folders(Disk& disk, std::string const& path) {
-  if (path.empty() || path == "/" || path == "." || exists(path)) return {};
+  if (path.empty() || path == "/" || path == ".") return {};
   std::string bare = path;
   while (bare.size() > 1 && bare.back() == '/') bare.pop_back();
   std::string const parent = parent_folder(bare);
-  if (Status status = make_folders(disk, parent); !status.ok()) return status;
-  if (::mkdir(bare.c_str(), 0777) != 0 && errno != EEXIST) return Status::from_errno(bare, errno);
+  if (!exists(bare)) {
+    if (Status status = make_folders(disk, parent); !status.ok()) return status;
+    if (::mkdir(bare.c_str(), 0777) != 0 && errno != EEXIST) return Status::from_errno(bare, errno);
+  } else if (::access(parent.c_str(), R_OK) != 0) {
+    return {};  // not made by us
+  }
+  // Also where it was there: whoever made it may have been killed before its name was durable.
   return disk.sync_folder(parent);
 }
 

@@ -49,7 +49,7 @@ class Disk {
 // whole.
 [[nodiscard]] Status replace_file(Disk& disk, std::string const& path, std::string_view bytes);
 
-// mkdir -p; new folders are fsynced into their parents.
+// mkdir -p; the name of each is durable when it returns ok, whoever made it.
 [[nodiscard]] Status make_folders(Disk& disk, std::string const& path);
 [[nodiscard]] bool exists(std::string const& path);
 // The names in a folder, sorted; a folder that is not there has none.

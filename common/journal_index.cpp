@@ -129,6 +129,10 @@ std::string index_path(std::string const& folder, std::uint64_t first) {
 Result<std::vector<std::uint64_t>> list_segments(std::string const& folder) { return list_ending(folder, ".index"); }
 Result<std::vector<std::uint64_t>> list_data(std::string const& folder) { return list_ending(folder, ".ndjson"); }
 
+Result<Fd> append_lock(std::string const& folder) {
+  return lock_file(join(folder, "append.lock"), Lock::exclusive, true);
+}
+
 std::uint64_t checksum(std::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 
 std::string Index::fresh(Uuid const& id, std::uint64_t first) {
@@ -154,17 +158,41 @@ Result<Index> Index::open(Disk& disk, std::string const& folder, std::uint64_t f
   auto const got = read_at(index.fd(), bytes, kBlock, 0, index.path_);
   if (!got) return got.status();
   Block const found(bytes);
+  Block wanted = header_block(id, first);
+  index.seed_ = wanted.sign(0);
   if (!found.fits(0) || !found.holds(0, kMagic.data(), kMagic.size())) {
-    return Status::defect(index.path_ + ": the header is unreadable");
+    auto const ours = index.signed_under_header();
+    if (!ours) return ours.status();
+    if (!*ours) return Status::defect(index.path_ + ": the header is unreadable, and so is all behind it");
+    index.header_damaged_ = true;
+    return index;
   }
   if (std::uint32_t const version = found.get<std::uint32_t>(8); version > kVersion) {
     return Status::usage(
         fmt::format("{}: format version {} is newer than this program's {}", index.path_, version, kVersion));
   }
-  Block wanted = header_block(id, first);
-  index.seed_ = wanted.sign(0);
   if (found.view() != wanted.view()) return Status::defect(index.path_ + ": is of another journal or another position");
   return index;
+}
+
+// All of a header is known from elsewhere, and its checksum seeds those behind it: one of them that fits tells as much
+// as the header itself.
+Result<bool> Index::signed_under_header() const {
+  auto const newest = mark();
+  if (!newest) return newest.status();
+  if (newest->sequence > 0) return true;
+  auto const record = find(0, 0);
+  if (!record) return record.status();
+  return record->has_value();
+}
+
+Status Index::mend_header(Disk& disk, Uuid const& id) {
+  Block header = header_block(id, first_);
+  header.sign(0);
+  if (Status status = disk.write_at(fd(), header.view(), 0, path_); !status.ok()) return status;
+  if (Status status = disk.sync(fd(), path_); !status.ok()) return status;
+  header_damaged_ = false;
+  return {};
 }
 
 Result<Mark> Index::mark() const {

@@ -30,6 +30,9 @@ using Uuid = std::array<unsigned char, 16>;
 [[nodiscard]] Result<std::vector<std::uint64_t>> list_segments(std::string const& folder);
 [[nodiscard]] Result<std::vector<std::uint64_t>> list_data(std::string const& folder);
 
+// Held while the journal is made, appended to, recovered or shortened.
+[[nodiscard]] Result<Fd> append_lock(std::string const& folder);
+
 struct Mark {
   std::uint64_t sequence = 0;  // 0: none was readable
   std::uint64_t count = 0;     // records
@@ -57,9 +60,13 @@ class Index {
   // The bytes of a new index: header and a mark that commits nothing.
   [[nodiscard]] static std::string fresh(Uuid const& id, std::uint64_t first);
 
-  // Code::usage: a newer version. Code::defect: the header is unreadable or of another journal.
+  // Code::usage: a newer version. Code::defect: the header is of another journal, or unreadable with all marks and
+  // records. Where only the header is, header_damaged() says so, and everything else is as usual.
   [[nodiscard]] static Result<Index> open(Disk& disk, std::string const& folder, std::uint64_t first, Uuid const& id,
                                           int flags);
+
+  [[nodiscard]] bool header_damaged() const { return header_damaged_; }
+  [[nodiscard]] Status mend_header(Disk& disk, Uuid const& id);
 
   // The mark that counts. Without a readable one: sequence 0, nothing committed.
   [[nodiscard]] Result<Mark> mark() const;
@@ -85,10 +92,13 @@ class Index {
   [[nodiscard]] std::uint64_t first() const { return first_; }
 
  private:
+  [[nodiscard]] Result<bool> signed_under_header() const;
+
   Fd fd_;
   std::string path_;
   std::uint64_t first_ = 0;
   std::uint64_t seed_ = 0;
+  bool header_damaged_ = false;
 };
 
 }  // namespace inflight::journal

@@ -78,6 +78,10 @@ Status Tail::open_last() {
   std::uint64_t const first = firsts->back();
   auto index = Index::open(disk_, folder_, first, id_, O_RDWR);
   if (!index) return index.status();
+  if (index->header_damaged()) {
+    say_warning(index->path() + ": the header is damaged; written again");
+    if (Status status = index->mend_header(disk_, id_); !status.ok()) return status;
+  }
   Segment segment{std::move(*index), Fd{}, data_path(folder_, first), Mark{}};
   auto fd = disk_.open(segment.data_path, O_RDWR | O_CREAT);
   if (!fd) return fd.status();
@@ -240,8 +244,11 @@ Status Tail::append(std::string_view data, std::uint64_t count, Time committed) 
     status = set_mark(segment, after);
   }
   if (status.ok()) return {};
-  // A record that stayed would be rolled forward, though the caller is told that nothing has changed.
-  if (Status undone = cut(segment, before); !undone.ok()) return Status::defect(status.what() + "; " + undone.what());
+  // A record that stayed would be rolled forward, though the caller is told that nothing has changed. Where it was the
+  // mark that failed, the record is on the disk already.
+  Status undone = cut(segment, before);
+  if (undone.ok()) undone = disk_.sync(index.fd(), index.path());
+  if (!undone.ok()) return Status::defect(status.what() + "; " + undone.what());
   return status;
 }
 

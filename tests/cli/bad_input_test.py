@@ -183,6 +183,30 @@ class BadInput(unittest.TestCase):
                     self.assertEqual(len(result.stderr.splitlines()), 1)
 
 
+    def test_a_lost_index_is_named_and_its_events_are_saved_as_journal_5_says(self):
+        self.publish(0, 9)
+        self.assertEqual(self.consume().exit, 0)
+        self.publish(9, 12)
+        index = pathlib.Path(f"{self.exchange}/{SEGMENT}.index")
+        index.write_bytes(b"x" * index.stat().st_size)
+        for name, *words in ("publish", self.exchange), ("consume", self.exchange, "--as", "s", "--until-empty"):
+            self.refused(70, f"{SEGMENT}.index: the header is unreadable", name, *words, stdin=events(20, 21))
+        index.unlink()
+        for name, *words in ("publish", self.exchange), ("consume", self.exchange, "--as", "s", "--until-empty"):
+            self.refused(70, f"{SEGMENT}.ndjson: has lost its index", name, *words, stdin=events(20, 21))
+        with open(f"{self.exchange}/{SEGMENT}.ndjson", "a") as data:
+            data.write(event(12)[:50])
+        page = (pathlib.Path(__file__).resolve().parents[2] / "man/journal.5").read_text()
+        commands = page.split(".Sh REPAIR BY HAND")[1].split(".Bd -literal -offset indent\n")[1].split(".Ed")[0]
+        self.assertEqual(len(commands.splitlines()), 2)
+        os.rename(self.exchange, f"{self.box}/fleet")
+        done = run(["sh", "-c", commands], cwd=self.box, env={**os.environ, "PATH": f"{os.path.dirname(tool('publish'))}:{os.environ['PATH']}"})
+        self.assertEqual(done, (1, "", ""))
+        self.assertEqual(len(pathlib.Path(f"{self.box}/fleet.torn.ndjson").read_text().splitlines()), 1)
+        self.exchange = f"{self.box}/fleet"
+        self.assertEqual(numbers(self.consume().stdout), list(range(12)))
+
+
 class FullDisk(unittest.TestCase):
     """On a disk of some MiB. Where nobody may mount one, a limit on the size of any file stands for it."""
 
