@@ -13,6 +13,7 @@
 #include "common/delivery.h"
 #include "common/journal.h"
 #include "common/ledger.h"
+#include "common/replays.h"
 
 namespace inflight {
 
@@ -46,6 +47,7 @@ class SubscriberFiles {
   [[nodiscard]] std::string replays() const { return folder_ + "/replay.ndjson"; }
   [[nodiscard]] std::string holes() const { return folder_ + "/holes.ndjson"; }
   [[nodiscard]] bool exists() const;
+  [[nodiscard]] bool optional() const;  // as its settings say
   [[nodiscard]] std::string const& exchange() const { return exchange_; }
   [[nodiscard]] std::string const& name() const { return name_; }
   // Held by whoever runs for this subscriber. Code::temporary names the process that has it.
@@ -58,6 +60,7 @@ class SubscriberFiles {
 // Makes the subscriber where it is not there, its cursor at `from` (earliest, latest, a time, a position).
 [[nodiscard]] Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& files,
                                          std::string const& from, bool optional);
+// For who holds take().
 [[nodiscard]] Result<std::unique_ptr<Ledger>> open_ledger(Disk& disk, Clock& clock, SubscriberFiles const& files);
 [[nodiscard]] Result<std::vector<Subscriber>> list_subscribers(Clock& clock, std::string const& exchange);
 // Ends a subscriber: its state and dead letters are gone.
@@ -68,16 +71,18 @@ class SubscriberFiles {
 // subscriber lags from 80 % on.
 [[nodiscard]] Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange);
 
-// The reserve: room on disk that cursors and dead letters may take when nothing else is left (man/exchange.7). Ok while
-// all of it stands, made anew where it does not; Code::temporary where the disk has no room for it: no more events
-// then.
-[[nodiscard]] Status keep_reserve(Disk& disk, std::string const& exchange);
-// Gives up a part of it. False when nothing is left to give.
-[[nodiscard]] bool use_reserve(Disk& disk, std::string const& exchange);
+// What `publish --set` changes: keep=DURATION, max-disk=SIZE, segment=SIZE.
+class SettingsChange {
+ public:
+  // Code::usage names the word that is wrong.
+  [[nodiscard]] static Result<SettingsChange> parse(std::vector<std::string> const& words);
+  // Makes the exchange where it is not there. Code::usage where the settings do not go together.
+  [[nodiscard]] Status apply(Disk& disk, std::string const& exchange) const;
 
-// Asks for letters to be replayed by whoever runs for the subscriber, now or next: a side log, durable.
-[[nodiscard]] Status request_replays(Disk& disk, SubscriberFiles const& files,
-                                     std::map<std::uint64_t, DeadLetters::Entry> const& letters);
+ private:
+  std::optional<Duration> keep_;
+  std::optional<std::uint64_t> max_disk_, segment_;
+};
 
 // What positions belong to: the same for every reader, and when a line is started again.
 [[nodiscard]] Result<std::string> exchange_identity(std::string const& exchange);
@@ -102,12 +107,15 @@ class JournalSource final : public EventSource {
   [[nodiscard]] Status tick() override;
 
  private:
-  JournalSource(Io& io, SubscriberFiles files, Ledger& ledger) : io_(io), files_(std::move(files)), ledger_(ledger) {}
-  Status merge_replays();
+  JournalSource(Io& io, SubscriberFiles files, Ledger& ledger)
+      : io_(io), files_(std::move(files)), ledger_(ledger), replays_(files_.replays()) {}
+
+  [[nodiscard]] Status merge_replays();
+
   Io& io_;
   SubscriberFiles files_;
   Ledger& ledger_;
-  std::uint64_t merged_ = 0;  // bytes of the side log
+  Replays replays_;
   std::uint64_t bytes_read_ = 0, bytes_saved_ = 0;  // of events: read so far, and when the cursor was last saved
   Status saved_;
   std::string identity_;

@@ -1,13 +1,13 @@
 // publish: append events to an exchange, durably.  Manual: man/publish.1
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
 #include <random>
 
 #include "common/exchange.h"
 #include "common/messages.h"
 #include "common/metrics.h"
 #include "common/path.h"
+#include "common/reserve.h"
 #include "common/sink_loop.h"
 #include "common/tool_main.h"
 
@@ -119,44 +119,9 @@ class ExchangeSink final : public Sink {
 
 // `publish EXCHANGE --set keep=7d --set max-disk=10GiB`
 Exit set(Io& io, Cli& cli, Options const& options) {
-  std::optional<Duration> keep;
-  std::optional<std::uint64_t> max_disk, segment;
-  for (std::string const& word : options.set) {
-    std::size_t const equals = word.find('=');
-    std::string const name = word.substr(0, equals);
-    std::string const value = equals == std::string::npos ? "" : word.substr(equals + 1);
-    Status status;
-    if (name == "keep") {
-      auto duration = parse_duration(value);
-      status = duration.status();
-      if (duration) keep = *duration;
-    } else if (name == "max-disk" || name == "segment") {
-      auto size = parse_size(value);
-      status = size.status();
-      if (size) (name == "segment" ? segment : max_disk) = *size;
-    } else {
-      status = Status::usage("one of keep=DURATION, max-disk=SIZE, segment=SIZE");
-    }
-    if (!status.ok()) return cli.wrong(fmt::format("--set {}: {}", word, status.what()));
-  }
-  if (segment == 0) return cli.wrong("--set: segment=0: a segment has a size");
-  auto info = journal_create(io.disk, options.exchange);
-  if (!info) {
-    say_error(info.status().what());
-    return info.status().exit();
-  }
-  JournalSettings settings = info->settings;
-  settings.keep = keep.value_or(settings.keep);
-  settings.max_disk = max_disk.value_or(settings.max_disk);
-  settings.segment_bytes = segment.value_or(settings.segment_bytes);
-  // Only whole segments are removed: one as large as the budget would leave no room behind it.
-  if (std::uint64_t const most = std::max<std::uint64_t>(settings.max_disk / 4, 1);
-      settings.max_disk != 0 && settings.segment_bytes > most) {
-    if (segment)
-      return cli.wrong(fmt::format("--set: segment={}: at most a quarter of max-disk={}", *segment, settings.max_disk));
-    settings.segment_bytes = most;
-  }
-  Status const status = journal_set(io.disk, options.exchange, settings);
+  auto const change = SettingsChange::parse(options.set);
+  if (!change) return cli.wrong(change.status().what());
+  Status const status = change->apply(io.disk, options.exchange);
   if (!status.ok()) say_error(status.what());
   return status.exit();
 }

@@ -200,6 +200,7 @@ class QueueTest(ReplayTest):
         self.assertEqual(self.letters()["3"]["attempt"], 2)
         stays = self.replay("--max-attempts", "2")
         self.assertIn("1 letters stay", stays.stderr)
+        self.assertEqual(self.replay("--max-attempts", "2", "--dry-run").stdout, "")
         self.consume()
         self.assertEqual(self.letters()["3"]["attempt"], 2)
         self.bad({})
@@ -208,6 +209,15 @@ class QueueTest(ReplayTest):
         self.assertEqual(self.letters(), {})
         self.assertEqual(len(self.rows()), 5)
         self.assert_each_attempt_stands_once()
+
+    def test_a_limit_is_not_used_up_by_letters_that_stay(self):
+        self.publish([event(i) for i in range(4)])
+        self.bad({i: "r" for i in range(4)})
+        self.consume()
+        self.replay("--limit", "2")
+        self.consume()  # 0 and 1 have failed twice now
+        chosen = self.replay("--limit", "1", "--max-attempts", "2", "--dry-run").stdout.splitlines()
+        self.assertEqual([json.loads(line)["event"]["id"] for line in chosen], ["2"])
 
     def test_newer_events_of_the_key_follow_again(self):
         self.publish([event(i, key=f"k{i % 3}") for i in range(12)])
@@ -260,12 +270,55 @@ class QueueTest(ReplayTest):
         first = json.loads(run([tool("consume"), self.exchange, "--as", "probe", "--limit", "1"]).stdout)
         self.assertGreater(int(first["id"]), 60)
         self.bad({})
-        self.replay()
+        # What was newer of their keys may be gone as well: nothing moves unless that is said to be right.
+        for options in [], ["--dry-run"], ["--", self.pipeline]:
+            stays = self.replay(*options)
+            self.assertEqual(stays.stdout, "")
+            self.assertIn("3 letters stay: newer events of their keys may be gone (--stale-ok)", stays.stderr)
+        self.consume()
+        self.assertEqual(set(self.letters()), {"3", "23", "60"})
+        self.assertEqual(len(self.replay("--stale-ok", "--dry-run").stdout.splitlines()), 3)
+        self.replay("--stale-ok")
         listed = run([tool("consume"), self.exchange, "--list"]).stdout
         self.assertEqual([line.split()[5] for line in listed.splitlines()], ["LOST", "0", "0"], listed)
         self.consume()
         self.assertEqual(self.letters(), {})
         self.assertEqual(self.rows(), {f"k{k}": 280 + k if k != 3 else 300 for k in range(20)})
+
+    def test_a_letter_that_became_stale_since_it_was_asked_for_stays(self):
+        run([tool("publish"), self.exchange, "--set", "keep=0", "--set", "segment=1KiB"])
+        self.publish([event(0), event(1, dataref="file:///x", data=None)])
+        self.bad({0: "r", 1: "r"})
+        self.consume()
+        self.bad({})
+        self.replay()  # asked for while the events are there
+        self.publish([event(i, filler="x" * 2000) for i in range(2, 4)])
+        self.publish([event(4)])
+        asked = (self.folder / "replay.ndjson").read_text()
+        (self.folder / "replay.ndjson").write_text("")
+        self.consume()
+        self.publish([event(5)])
+        self.assertFalse((pathlib.Path(self.exchange) / "00000000000000000000.ndjson").exists())
+        (self.folder / "replay.ndjson").write_text(asked)
+        self.assertIn("2 letters stay", self.consume().stderr)  # an event with data, though null, is no id alone
+        self.assertEqual(set(self.letters()), {"0", "1"})
+
+    def test_an_event_of_an_id_alone_is_never_stale(self):
+        run([tool("publish"), self.exchange, "--set", "keep=0", "--set", "segment=1KiB"])
+        id_only = {"specversion": "1.0", "id": "0", "source": "test", "type": "t", "subject": "s", "dataref": "file:///x"}
+        self.publish([id_only])
+        self.bad({0: "r"})
+        self.consume()
+        self.publish([event(i, filler="x" * 2000) for i in range(1, 3)])
+        self.publish([event(3)])
+        self.consume()
+        self.publish([event(4)])
+        self.assertFalse((pathlib.Path(self.exchange) / "00000000000000000000.ndjson").exists())
+        self.bad({})
+        self.assertEqual(len(self.replay("--dry-run").stdout.splitlines()), 1)
+        self.replay()
+        printed = run([tool("consume"), self.exchange, "--as", "data", "--until-empty"])
+        self.assertEqual([json.loads(line)["id"] for line in printed.stdout.splitlines()], ["0", "4"])
 
 
 class OwnPipelineTest(ReplayTest):
