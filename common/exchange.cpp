@@ -141,13 +141,17 @@ Result<std::vector<Subscriber>> list_subscribers(Clock& clock, std::string const
     if (!files.exists()) continue;
     auto view = view_ledger(files.state());
     if (!view && !files.exists()) continue;  // it was just removed
-    if (!view) return view.status();
     Subscriber subscriber;
     subscriber.name = name;
+    if (!view) {  // where it stands nobody knows: as if it had settled nothing
+      subscriber.note = view.status().what();
+      view = LedgerView{};
+      view->cursor = span->first;
+    }
     subscriber.cursor = view->cursor;
     subscriber.behind = span->end - std::min(span->end, view->cursor + view->settled.count());
     subscriber.optional = files.optional();
-    subscriber.note = view->note;
+    if (subscriber.note.empty()) subscriber.note = view->note;
     auto letters = DeadLetters::view(files.letters());
     if (!letters) return letters.status();
     subscriber.dead = letters->open_count();
@@ -202,12 +206,14 @@ Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange) 
   }
   std::uint64_t all = span->end, mandatory = span->end;
   bool any = false;
+  std::string damaged;
   for (std::string const& name : *names) {
     SubscriberFiles const files(exchange, name);
     auto view = view_ledger(files.state());
-    if (!view) {
-      if (files.exists()) return view.status();
-      continue;
+    if (!view && !files.exists()) continue;
+    if (!view) {  // one that is damaged stops nobody else; what it may still want stays
+      damaged = view.status().what();
+      view = LedgerView{};
     }
     any = true;
     all = std::min(all, view->cursor);
@@ -216,7 +222,13 @@ Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange) 
   if (!any) all = mandatory = 0;  // whoever comes first is to find everything
   if (auto removed = journal_remove(disk, exchange, all, clock.now() - info->settings.keep); !removed)
     return removed.status();
-  (void)keep_reserve(disk, exchange);  // whoever wants to append asks again
+  (void)keep_reserve(disk, exchange);     // whoever wants to append asks again
+  static std::optional<Duration> warned;  // once a minute is enough for everybody
+  bool const warn = !warned || clock.steady() - *warned > std::chrono::minutes(1);
+  if (!damaged.empty() && warn) {
+    warned = clock.steady();
+    say_warning(damaged);
+  }
   std::uint64_t const limit = info->settings.max_disk;
   if (limit == 0) return {};
   span = journal_span(exchange);
@@ -228,8 +240,7 @@ Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange) 
   }
   if (!span) return span.status();
   if (static_cast<double>(span->bytes) <= 0.8 * static_cast<double>(limit)) return {};
-  static std::optional<Duration> warned;  // once a minute is enough for everybody
-  bool const full = span->bytes > limit, warn = !warned || clock.steady() - *warned > std::chrono::minutes(1);
+  bool const full = span->bytes > limit;
   if (!full && !warn) return {};
   std::string const usage =
       fmt::format("{}: {} of max-disk {} used, {}", exchange, format_size(static_cast<double>(span->bytes)),

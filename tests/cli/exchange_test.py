@@ -466,6 +466,25 @@ class SubscriberTest(ExchangeTest):
         self.assertEqual((b["CURSOR"], b["BEHIND"]), ("0", "6"))
         self.assertTrue(re.fullmatch(r"(\d+[a-z]+)+", b["LAG"]), b)
 
+    def test_a_damaged_state_of_one_subscriber_stops_nobody_else(self):
+        self.set("keep=0", "segment=1KiB")
+        self.consume("--as", "hurt", "--register")
+        state = pathlib.Path(self.exchange) / "subscribers/hurt/state.json"
+        state.write_text('{"curs')
+        for i in range(4):
+            told = self.publish([event(i, filler="x" * 1000)])
+            self.assertRegex(told.stderr, "^publish: [^\n]*hurt/state.json: damaged, no state of a source\n$")
+            self.assertEqual(self.numbers("well"), [i])
+        self.assertEqual(len(self.segments()), 4)  # what it may still want stays
+        self.assertEqual((self.row("well")["BEHIND"], self.row("hurt")["BEHIND"]), ("0", "4"))
+        self.assertIn("damaged", self.row("hurt")["STATE"])
+        self.assertIn("hurt is 4 events behind", self.consume("--check", "behind=0", expect=1).stderr)
+        self.consume("--as", "hurt", "--until-empty", expect=70)
+        self.assertEqual(state.read_text(), '{"curs')
+        self.consume("--as", "hurt", "--remove")
+        self.assertEqual(self.publish([event(4)]).stderr, "")
+        self.assertLess(len(self.segments()), 4)
+
     def test_listing_never_keeps_a_subscriber_from_starting(self):
         self.publish([event(1)])
         self.consume("--as", "a", "--register")

@@ -117,7 +117,8 @@ class Replays(unittest.TestCase):
         victim = self.chance.choice(self.of_session(process.pid) or [process.pid])
         try:
             os.kill(victim, signal.SIGKILL)
-        except ProcessLookupError:
+        except ProcessLookupError:  # it had just come to its end
+            process.wait(120)
             return None
         if victim != process.pid and self.chance.random() < 0.5:
             try:
