@@ -1,0 +1,230 @@
+#include "common/sink_input.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <csignal>
+
+#include "common/filter_loop.h"
+#include "common/messages.h"
+#include "common/metrics.h"
+#include "common/stop.h"
+
+namespace inflight {
+
+namespace {
+constexpr std::size_t kBatchMemory = 12 << 20;
+constexpr Duration kFriendly = std::chrono::milliseconds(5);  // what a batch waits though nothing else is under way
+}  // namespace
+
+char* Arena::copy(std::string_view text, std::size_t padding) {
+  std::size_t const need = text.size() + padding;
+  while (block_ < blocks_.size() && blocks_[block_].size() - used_ < need) full_ += used_, ++block_, used_ = 0;
+  if (block_ == blocks_.size()) blocks_.emplace_back(std::max(kBlock, need)), used_ = 0;
+  char* const to = blocks_[block_].data() + used_;
+  std::copy(text.begin(), text.end(), to);
+  used_ += need;
+  return to;
+}
+
+void Arena::clear() {
+  std::erase_if(blocks_, [](std::vector<char> const& block) { return block.size() > kBlock; });
+  block_ = used_ = full_ = 0;
+}
+
+void SinkBatch::clear() {
+  arena.clear();
+  count = bytes = memory = 0;
+  rejected.clear();
+}
+
+SinkInput::SinkInput(Io& io, Sink& sink, SinkOptions const& options, bool texts,
+                     std::function<void(std::string_view)> arrived)
+    : io_(io),
+      sink_(sink),
+      options_(options),
+      texts_(texts),
+      arrived_(std::move(arrived)),
+      reader_(io.in, "standard input", options.max_record + 4096) {
+  for (SinkBatch& batch : batches_) {
+    // Grown once: a vector that doubles would take twice the memory that is counted.
+    batch.records.reserve(std::min<std::size_t>(options.batch_records, kBatchMemory / sizeof(SinkRecord) + 1));
+    spare_.push_back(&batch);
+  }
+}
+
+Status SinkInput::read() {
+  Status status = read_batches();
+  std::lock_guard const lock(mutex_);
+  ended_ = true;
+  changed_.notify_all();
+  return status;
+}
+
+Status SinkInput::read_batches() {
+  SinkBatch* batch = nullptr;
+  Duration oldest{};
+  auto hand_over = [&] {
+    if (batch == nullptr || batch->empty()) return;
+    std::lock_guard const lock(mutex_);
+    queue_.push_back(batch);
+    batch = nullptr;
+    changed_.notify_all();
+  };
+  Line line;
+  for (;;) {
+    auto got = reader_.next(line, patience(batch, oldest));
+    if (!got || *got == Reader::Wait::end || *got == Reader::Wait::stopped) {
+      hand_over();
+      return got ? Status{} : got.status();
+    }
+    if (*got == Reader::Wait::timeout) {
+      hand_over();
+      std::lock_guard const lock(mutex_);
+      if (stopped_) return {};
+      continue;
+    }
+    if (!line.terminated && io_.receipts.active()) {
+      hand_over();
+      std::lock_guard const lock(mutex_);
+      half_line_ = true;
+      return Status::defect(
+          fmt::format("line {} ends in the middle: the stage before {} was killed", line.number, tool_name()));
+    }
+    if (batch == nullptr && (batch = take_spare()) == nullptr) return {};
+    if (batch->empty()) oldest = io_.clock.steady();
+    if (Status status = add(*batch, line, sink_.keeps()); !status.ok()) {
+      hand_over();
+      return status;
+    }
+    bool const full = batch->count >= options_.batch_records || batch->bytes >= options_.batch_bytes ||
+                      batch->memory + batch->arena.used() >= kBatchMemory;
+    if (full) hand_over();
+  }
+}
+
+// How long to wait for more input.
+Duration SinkInput::patience(SinkBatch const* batch, Duration oldest) {
+  if (batch == nullptr || batch->empty()) return options_.linger;
+  Duration const age = io_.clock.steady() - oldest;
+  Duration wait = options_.linger - age;
+  // What waits is handed over as soon as the deliverer has nothing else to do.
+  if (!reader_.ready()) {
+    std::lock_guard const lock(mutex_);
+    if (idle_ && queue_.empty()) wait = std::min(wait, age >= kFriendly ? Duration::zero() : kFriendly);
+  }
+  return std::max(Duration::zero(), wait);
+}
+
+Status SinkInput::add(SinkBatch& batch, Line const& line, bool keep) {
+  ++counters().records;
+  counters().bytes += line.size;
+  // Lines are parsed where they stay: in the batch, but for those of which the sink keeps something else.
+  Arena& place = keep ? scratch_ : batch.arena;
+  scratch_.clear();
+  auto stay = [&](std::string_view text) {
+    return keep && !text.empty() ? std::string_view{batch.arena.copy(text, 0), text.size()} : text;
+  };
+  char* begin = place.copy(line.text, kRecordPadding);
+  std::size_t size = line.text.size();
+  if (batch.count == batch.records.size()) batch.records.emplace_back();
+  SinkRecord& record = batch.records[batch.count];
+  record.line = line.number;
+  record.kept = record.text = record.delivery = {};
+  bool const known = io_.receipts.active() && take_delivery(io_.receipts, begin, size, record.delivery);
+  record.delivery = stay(record.delivery);
+  auto reject = [&](std::string reason) {
+    arrived_(record.delivery);
+    batch.rejected.push_back({line.number, record.delivery, stay({begin, size}), std::move(reason)});
+    return Status{};
+  };
+  if (line.too_long || size > options_.max_record)
+    return reject(fmt::format("a record of {} bytes is over --max-record {}", line.size, options_.max_record));
+  Record& parsed = keep ? parsed_ : record.record;
+  Status status = parser_.parse({begin, size}, parsed);
+  if (status.ok() && io_.receipts.active() && !known) {
+    Value const value = parsed.attribute("delivery");
+    std::vector<Position> positions;
+    if (!io_.receipts.positions_of(value.raw, positions)) {
+      return Status::usage(fmt::format("line {}: a stage before {} drops .delivery (jq: keep the event, change .data)",
+                                       line.number, tool_name()));
+    }
+    std::size_t const token = io_.receipts.token().size() + 2;
+    record.delivery = stay(value.raw.substr(token, value.raw.size() - token - 1));
+    std::string const rest = parsed.without("delivery");
+    begin = place.copy(rest, kRecordPadding);
+    size = rest.size();
+    status = parser_.parse({begin, size}, parsed);
+  }
+  if (!status.ok()) return reject(status.what());
+  if (options_.on_delete != "apply" && parsed.is_deletion())
+    return reject(options_.on_delete == "reject" ? "a deletion (--on-delete reject)" : "");
+  std::size_t weight = size;
+  if (keep) {
+    kept_.clear();
+    status = sink_.keep(parsed, kept_);
+    if (status.code() == Code::rejected) return reject(status.what());
+    if (!status.ok()) return status;
+    record.kept = stay(kept_);
+    weight = kept_.size();
+  }
+  if (!keep || texts_) record.text = stay({begin, size});
+  arrived_(record.delivery);
+  batch.bytes += weight;
+  batch.memory += sizeof(SinkRecord) + (keep ? 0 : parsed.fields().size() * sizeof(Record::Field));
+  ++batch.count;
+  return {};
+}
+
+SinkBatch* SinkInput::take_spare() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return !spare_.empty() || stopped_; });
+  if (stopped_) return nullptr;
+  SinkBatch* const batch = spare_.back();
+  spare_.pop_back();
+  batch->clear();
+  return batch;
+}
+
+SinkInput::Next SinkInput::next(SinkBatch*& batch) {
+  std::unique_lock lock(mutex_);
+  idle_ = true;
+  changed_.wait_for(lock, options_.linger, [&] { return !queue_.empty() || ended_; });
+  if (queue_.empty()) return ended_ ? Next::end : Next::none;
+  batch = queue_.front();
+  queue_.pop_front();
+  idle_ = false;
+  return Next::batch;
+}
+
+void SinkInput::done(SinkBatch* batch) {
+  std::lock_guard const lock(mutex_);
+  spare_.push_back(batch);
+  changed_.notify_all();
+}
+
+void SinkInput::stop() {
+  std::lock_guard const lock(mutex_);
+  stopped_ = true;
+  request_stop(SIGTERM);  // wakes the reading thread
+  changed_.notify_all();
+}
+
+bool SinkInput::whole() {
+  std::lock_guard const lock(mutex_);
+  return !half_line_;
+}
+
+Result<SinkBatch*> SinkInput::single(std::function<Status()> const& idle) {
+  reader_.on_idle(idle);
+  Line line;
+  auto got = reader_.next(line);
+  if (!got) return got.status();
+  if (*got != Reader::Wait::line) return static_cast<SinkBatch*>(nullptr);
+  SinkBatch& batch = batches_[0];
+  batch.clear();
+  if (Status status = add(batch, line, false); !status.ok()) return status;
+  return &batch;
+}
+
+}  // namespace inflight
