@@ -2,14 +2,13 @@
 #include <sqlite3.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstring>
 #include <map>
 #include <optional>
 
 #include "common/handle.h"
-#include "common/sql.h"
-#include "common/time.h"
+#include "common/sql_engine.h"
+#include "common/sql_value.h"
 
 namespace inflight {
 
@@ -60,43 +59,11 @@ std::string_view text_of(sqlite3_value* value) {
                          : std::string_view(text, static_cast<std::size_t>(sqlite3_value_bytes(value)));
 }
 
-std::optional<std::int64_t> whole_number(std::string_view text) {
-  std::int64_t number = 0;
-  auto const [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return number;
-}
-
-std::optional<double> number(std::string_view text) {
-  double value = 0;
-  if (text.empty() || text.find_first_not_of("0123456789.eE+-") != std::string_view::npos) return std::nullopt;
-  auto const [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
-bool is_exact(std::int64_t whole) {
-  auto const real = static_cast<double>(whole);
-  return real < 0x1p63 && static_cast<std::int64_t>(real) == whole;
-}
-
-template <typename T>
-int compare(T const& a, T const& b) {
-  return a < b ? -1 : b < a ? 1 : 0;
-}
-
-// Times as times (whatever their zone and digits), numbers as numbers, the rest by bytes; NULL is older than all.
-int order(std::string_view a, std::string_view b) {
-  if (auto const x = parse_rfc3339(a), y = parse_rfc3339(b); x && y) return compare(*x, *y);
-  if (auto const x = whole_number(a), y = whole_number(b); x && y) return compare(*x, *y);
-  if (auto const x = number(a), y = number(b); x && y) return compare(*x, *y);
-  return compare(a, b);
-}
-
+// NULL is older than all.
 void order_function(sqlite3_context* context, int, sqlite3_value** values) {
   bool const null[2] = {sqlite3_value_type(values[0]) == SQLITE_NULL, sqlite3_value_type(values[1]) == SQLITE_NULL};
-  sqlite3_result_int(context,
-                     null[0] || null[1] ? int(null[1]) - int(null[0]) : order(text_of(values[0]), text_of(values[1])));
+  sqlite3_result_int(context, null[0] || null[1] ? int(null[1]) - int(null[0])
+                                                 : compare_versions(text_of(values[0]), text_of(values[1])));
 }
 
 // ---- the engine
@@ -132,7 +99,7 @@ class Sqlite final : public SqlEngine {
     // The larger cache and the rarer checkpoints are for rows that fall all over a large table.
     for (char const* const sql :
          {"PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON", "PRAGMA cache_size=-16384",
-          "PRAGMA wal_autocheckpoint=16000", "PRAGMA temp_store=MEMORY"}) {
+          "PRAGMA wal_autocheckpoint=40000", "PRAGMA temp_store=MEMORY"}) {
       if (Status status = execute(sql); !status.ok()) return status;
     }
     return {};
@@ -158,6 +125,20 @@ class Sqlite final : public SqlEngine {
               table, comment(mark));
     if (!marked) return marked.status();
     found.grows = *marked > 0;
+    // Triggers; references from and to it; unique indexes, the key's among them, and texts in them that compare
+    // otherwise.
+    auto const rules = count(
+        "SELECT (SELECT count(*) FROM sqlite_schema WHERE type='trigger' AND lower(tbl_name)=lower(?1))"
+        "+(SELECT count(*) FROM sqlite_schema s JOIN pragma_foreign_key_list(s.name) f"
+        "  WHERE lower(f.\"table\")=lower(?1) OR lower(s.name)=lower(?1))"
+        "+(SELECT count(*) FROM pragma_index_list(?1) l JOIN pragma_index_xinfo(l.name) x"
+        "  WHERE l.\"unique\"=1 AND x.key=1 AND x.coll<>'BINARY')"
+        "+max(0,(SELECT count(*) FROM pragma_index_list(?1) WHERE \"unique\"=1)"
+        "       +(SELECT count(*)>0 FROM pragma_table_xinfo(?1) WHERE pk>0"
+        "         AND NOT EXISTS(SELECT 1 FROM pragma_index_list(?1) WHERE origin='pk'))-1) WHERE ?2=?2",
+        table, "");
+    if (!rules) return rules.status();
+    found.unordered = *rules == 0;
     return std::optional(std::move(found));
   }
 
@@ -395,12 +376,11 @@ class Sqlite final : public SqlEngine {
     sqlite3_stmt* const statement = plan.statement.get();
     if (scratch_.size() < plan.bound.size()) scratch_.resize(plan.bound.size());
     for (std::size_t i = 0; i < plan.bound.size(); ++i) {
-      std::size_t const column = plan.bound[i];
-      if (Status status = bind(statement, static_cast<int>(i) + 1, table.columns[column], values[column],
-                               table.remove_nul, scratch_[i]);
-          !status.ok()) {
-        return status.at(table.columns[column].name);
-      }
+      SqlColumn const& column = table.columns[plan.bound[i]];
+      SqlValue value;
+      if (Status status = convert(column, values[plan.bound[i]], table.remove_nul, scratch_[i], value); !status.ok())
+        return status.at(column.name);
+      bind(statement, static_cast<int>(i) + 1, value);
     }
     int const stepped = sqlite3_step(statement);
     if (stepped == SQLITE_DONE) {
@@ -416,74 +396,22 @@ class Sqlite final : public SqlEngine {
     return status;
   }
 
-  // Binds without copying: values and scratch outlive the step.
-  static Status bind(sqlite3_stmt* statement, int at, SqlColumn const& column, Value const& value, bool remove_nul,
-                     std::string& scratch) {
-    auto text = [&](std::string_view chars) {
-      bind_text(statement, at, chars);
-      return Status{};
-    };
-    auto integer = [&](std::int64_t chars) {
-      sqlite3_bind_int64(statement, at, chars);
-      return Status{};
-    };
-    auto wrong = [&](char const* what) {
-      return Status::rejected(fmt::format("{} {}", value.raw.substr(0, 100), what));
-    };
-    if (value.kind == Value::Kind::null) {
-      sqlite3_bind_null(statement, at);
-      return {};
-    }
-    if (column.as == SqlType::json) return text(value.raw);
-    std::string_view chars = unquote(value.raw, scratch);
-    if (value.kind == Value::Kind::string && chars.data() == scratch.data() &&
-        chars.find('\0') != std::string_view::npos) {
-      if (!remove_nul) return Status::rejected("\\u0000 in a text (--nul remove takes it out)");
-      std::erase(scratch, '\0');
-      chars = scratch;
-    }
-    bool const is_text = column.as == SqlType::text || (column.as == SqlType::any && column.holds == SqlType::text);
-    if (is_text || value.kind == Value::Kind::object || value.kind == Value::Kind::array) {
-      if (!is_text && column.as != SqlType::any) return wrong("is no scalar");
-      return text(chars);
-    }
-    bool const truth = chars == "true";
-    switch (column.as) {
-      case SqlType::boolean:
-        if (truth || chars == "1") return integer(1);
-        if (chars == "false" || chars == "0") return integer(0);
-        return wrong("is not a bool");
-      case SqlType::integer:
-        if (auto const whole = whole_number(chars)) return integer(*whole);
-        return wrong("is not a 64-bit integer");
-      case SqlType::real:
-        if (auto const real = number(chars)) {
-          sqlite3_bind_double(statement, at, *real);
-          return {};
-        }
-        return wrong("is not a float");
-      default:
+  // Without copying: values and scratch outlive the step.
+  static void bind(sqlite3_stmt* statement, int at, SqlValue const& value) {
+    switch (value.kind) {
+      case SqlValue::Kind::null:
+        sqlite3_bind_null(statement, at);
+        break;
+      case SqlValue::Kind::integer:
+        sqlite3_bind_int64(statement, at, value.integer);
+        break;
+      case SqlValue::Kind::real:
+        sqlite3_bind_double(statement, at, value.real);
+        break;
+      case SqlValue::Kind::text:
+        bind_text(statement, at, value.text);
         break;
     }
-    // As the column has it.
-    if (value.kind == Value::Kind::boolean) return integer(truth ? 1 : 0);
-    bool const numeric = column.holds == SqlType::integer || column.holds == SqlType::real;
-    if (value.kind == Value::Kind::string && !numeric) return text(chars);
-    if (auto const whole = whole_number(chars)) {
-      if (column.holds == SqlType::real && !is_exact(*whole)) {
-        return wrong("loses digits in a column of floats");
-      }
-      return integer(*whole);
-    }
-    if (auto const real = number(chars)) {
-      // Without point and exponent it is an integer beyond 64 bits.
-      if (chars.find_first_of(".eE") == std::string_view::npos) {
-        return numeric ? wrong("is beyond 64 bits (a text column keeps its digits)") : text(chars);
-      }
-      sqlite3_bind_double(statement, at, *real);
-      return {};
-    }
-    return value.kind == Value::Kind::number ? wrong("is beyond what a double holds") : text(chars);
   }
 
   std::string file_;

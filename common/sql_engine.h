@@ -1,0 +1,79 @@
+// What a database must do for SqlWriter (sql.h).
+//
+// An engine is one database's client library behind a narrow interface (sql_sqlite.cpp; the library's header stands
+// nowhere else). It knows rows and transactions, and nothing of records. One that collects the rows of write() and
+// stores them all in commit() (COPY into a temporary table, one INSERT ... ON CONFLICT) fits as well: a row that it can
+// blame is rejected by write(), a batch in which one is at fault by commit(), and the sink loop finds out which.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/json_text.h"
+#include "common/status.h"
+
+namespace inflight {
+
+// What a column holds, or what `--column name=PATH:type` makes of a value.
+enum class SqlType : char { any, text, integer, real, boolean, json };
+// `text`, `int`, `float`, `bool`, `json`; any: none of them.
+[[nodiscard]] SqlType sql_type(std::string_view name);
+
+struct SqlColumn {
+  std::string name;
+  SqlType holds = SqlType::any;  // as declared; any: whatever comes, as it comes
+  SqlType as = SqlType::any;     // what a value must be; any: as the column has it
+};
+
+// A table as one stream of rows writes it.
+struct SqlTable {
+  std::string name;
+  std::vector<SqlColumn> columns;  // those that are written
+  std::vector<std::size_t> key;    // among the columns; empty: rows are appended
+  enum class Conflict { update, ignore, newer } conflict = Conflict::update;
+  std::size_t version = 0;  // of Conflict::newer: the column that is compared
+  // On conflict a column that a row does not name gets its DEFAULT; otherwise it stays as it is.
+  bool whole = false;
+  bool remove_nul = false;         // \u0000 is removed from a text; otherwise the row is rejected
+  std::shared_ptr<void> prepared;  // the engine's; reset it when something above has changed
+};
+
+// Code::temporary: busy, disk full, waits help. Code::usage: what only the operator can mend. Code::rejected: this
+// row's fault, and the transaction goes on; from commit(): one of its rows is at fault.
+class SqlEngine {
+ public:
+  virtual ~SqlEngine() = default;
+  [[nodiscard]] virtual Status connect() = 0;
+
+  struct Found {
+    std::vector<SqlColumn> columns;  // that can be written
+    std::vector<std::string> primary_key;
+    bool grows = false;  // made by create() with the same mark: its columns are all ours
+    // The order of rows of different keys is all the same to it: no trigger, foreign key or second unique index; and
+    // texts of a key are equal only where all of their bytes are.
+    bool unordered = false;
+  };
+  [[nodiscard]] virtual Result<std::optional<Found>> find(std::string const& table, std::string const& mark) = 0;
+  // Whether a table may be made unasked: nothing is there yet, or only what create() made with the same mark.
+  [[nodiscard]] virtual Result<bool> fresh(std::string const& mark) = 0;
+
+  // `changed`: the database's tables are no longer those of the last transaction.
+  [[nodiscard]] virtual Status begin(bool& changed) = 0;
+  [[nodiscard]] virtual Status create(SqlTable const& table, std::string const& mark) = 0;
+  [[nodiscard]] virtual Status add_column(std::string const& table, SqlColumn const& column) = 0;
+  // values[i] is for columns[i], as JSON has it; none: the row does not name it. The key's are there. They stay valid
+  // until commit() or rollback().
+  [[nodiscard]] virtual Status write(SqlTable& table, std::span<Value const> values) = 0;
+  // Deletes by key; with Conflict::newer, and a version given, only what is not newer.
+  [[nodiscard]] virtual Status remove(SqlTable& table, std::span<Value const> values) = 0;
+  // Durable when it returns ok.
+  [[nodiscard]] virtual Status commit() = 0;
+  virtual void rollback() = 0;
+};
+[[nodiscard]] std::unique_ptr<SqlEngine> sqlite_engine(std::string const& file);
+
+}  // namespace inflight
