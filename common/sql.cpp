@@ -61,7 +61,8 @@ struct SqlWriter::State {
 
   bool sort_key(std::string_view packed, std::string& key) {
     if (mapping.template_) return false;
-    RowTable const* const table = tables.known(mapping.table);
+    auto const opened = tables.open(mapping.table);
+    RowTable const* const table = opened ? *opened : nullptr;
     if (table == nullptr || !table->unordered || table->sql.key.empty()) return false;
     reader.unpack(packed);
     for (std::size_t const column : table->sql.key) {

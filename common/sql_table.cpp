@@ -44,11 +44,6 @@ Status SqlTables::begin() {
   return mapping_.template_ ? Status{} : open(mapping_.table).status();
 }
 
-RowTable* SqlTables::known(std::string const& name) {
-  auto const known = tables_.find(name);
-  return known == tables_.end() ? nullptr : &known->second;
-}
-
 Result<RowTable*> SqlTables::take(RowReader const& row) {
   auto table = open(row.table());
   if (table && *table == nullptr && !row.deletion()) table = make(row);
@@ -57,9 +52,8 @@ Result<RowTable*> SqlTables::take(RowReader const& row) {
   return table;
 }
 
-// Nothing where it is not there and may be made.
 Result<RowTable*> SqlTables::open(std::string const& name) {
-  if (RowTable* const table = known(name)) return table;
+  if (auto const known = tables_.find(name); known != tables_.end()) return &known->second;
   auto found = engine_.find(name, mark_);
   if (!found) return found.status();
   if (!*found) {

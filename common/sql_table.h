@@ -51,14 +51,13 @@ class SqlTables {
 
   // The table of a row, its values filled; made or widened where it may be. Nothing where there is none to delete from.
   [[nodiscard]] Result<RowTable*> take(RowReader const& row);
-  // The table that is known already.
-  [[nodiscard]] RowTable* known(std::string const& name);
+  // A table as it is; nothing where it is not there and may be made.
+  [[nodiscard]] Result<RowTable*> open(std::string const& name);
 
   // Says a thing once.
   void tell(std::string const& what);
 
  private:
-  Result<RowTable*> open(std::string const& name);
   Result<RowTable*> make(RowReader const& row);
   Status take_columns(RowTable& table, std::vector<SqlColumn> const& there);
   Status finish(RowTable& table, std::vector<std::string> const& wanted);

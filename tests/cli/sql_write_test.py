@@ -179,6 +179,60 @@ class SqlWrite(unittest.TestCase):
         self.write([event(1, {"bsu": {"power": {"#text": "12.50"}}})], "--options", str(self.folder / "opts"))
         self.assertEqual(self.sql("SELECT * FROM reading"), [("bsu-00001", "2018-07-01T00:00:01Z", 12.5)])
 
+    def test_of_one_key_in_two_spellings_the_later_record_wins_whatever_the_column_makes_of_it(self):
+        spellings = [("TEXT", ['"a"', '"\\u0061"']), ("TEXT COLLATE NOCASE", ['"a"', '"A"']), ("INTEGER", ["1", '"1"']),
+                     ("INTEGER", ["1", '" 1"']), ("INTEGER", ["1", "1.0", '"+1"']), ("REAL", ["1", "1.0", "1e0", '"1"']),
+                     ("NUMERIC", ["1", "1.0", '" 1"'])]
+        for number, (kind, written) in enumerate(spellings):
+            for order in (written, written[::-1]):
+                with self.subTest(kind=kind, order=order):
+                    self.table(f"DROP TABLE IF EXISTS t{number}")
+                    self.table(f"CREATE TABLE t{number}(k {kind}, v TEXT, PRIMARY KEY(k)) WITHOUT ROWID")
+                    self.write([f'{{"k":{k},"v":"{v}"}}' for v, k in enumerate(order)], "--table", f"t{number}", "--column", "k=/k",
+                               "--column", "v=/v")
+                    self.assertEqual(self.sql(f"SELECT v FROM t{number}"), [(str(len(order) - 1),)])
+
+    def test_rows_whose_order_matters_to_the_table_are_written_in_theirs(self):
+        self.table("CREATE TABLE u(k TEXT PRIMARY KEY, u TEXT UNIQUE)")
+        self.table("CREATE TABLE parent(k TEXT PRIMARY KEY, above TEXT REFERENCES parent)")
+        self.table("CREATE TABLE logged(k TEXT PRIMARY KEY)")
+        self.table("CREATE TABLE log(k TEXT)")
+        self.table("CREATE TRIGGER l AFTER INSERT ON logged BEGIN INSERT INTO log VALUES(new.k); END")
+        self.write([{"k": "b", "u": "x"}, {"k": "b", "u": "y"}, {"k": "a", "u": "x"}], "--table", "u", "--column", "k=/k", "--column", "u=/u")
+        self.assertEqual(self.sql("SELECT k,u FROM u ORDER BY k"), [("a", "x"), ("b", "y")])
+        self.write([{"k": "z"}, {"k": "a", "above": "z"}], "--table", "parent", "--column", "k=/k", "--column", "above=/above")
+        self.assertEqual(self.sql("SELECT k,above FROM parent ORDER BY k"), [("a", "z"), ("z", None)])
+        self.write([{"k": "z"}, {"k": "a"}], "--table", "logged", "--column", "k=/k")
+        self.assertEqual(self.sql("SELECT k FROM log ORDER BY rowid"), [("z",), ("a",)])
+
+    def test_with_columns_named_deletions_templates_and_reasons_are_as_without(self):
+        letters = self.folder / "letters"
+        options = ("--table", "t_{type}", "--key", "subject", "--column", "subject=subject", "--column", "n=/n:int", "--dead-letters", str(letters))
+        self.write([event(1, {"n": 1}, type="a"), event(2, {"n": "x"}, type="a"), event(3, {"n": 3}, type="b"), event(4, {"n": 4}, type="b")], *options, exit=1)
+        self.assertEqual(self.sql("SELECT * FROM t_a"), [("bsu-00001", 1)])
+        self.assertEqual(self.sql("SELECT n FROM t_b ORDER BY n"), [(3,), (4,)])
+        letter = json.loads(letters.read_text())
+        self.assertEqual((letter["line"], letter["event"]["subject"], letter["reason"]), (2, "bsu-00002", 'n: "x" is not a 64-bit integer'))
+        letters.unlink()
+        self.table("CREATE TABLE t_deleted(subject TEXT PRIMARY KEY, n INTEGER)")
+        self.table("INSERT INTO t_deleted VALUES('bsu-00003', 1), ('bsu-00004', 1)")
+        self.write([event(3, subject="bsu-00003", type="deleted")], *options)
+        self.assertEqual(self.sql("SELECT * FROM t_deleted"), [("bsu-00004", 1)])
+
+    def test_a_file_that_cannot_be_written_ends_with_2_and_is_left_alone(self):
+        self.write([event(1, {"a": 1})])
+        before = self.file.read_bytes()
+        # Neither file nor folder lets us write; root is asked as nobody.
+        self.file.chmod(0o444)
+        self.folder.chmod(0o555)
+        self.addCleanup(self.folder.chmod, 0o755)
+        drop = {"user": 65534, "group": 65534} if os.geteuid() == 0 else {}
+        result = subprocess.run([tool("sql-write"), f"sqlite:{self.file}"], input=ndjson([event(2, {"a": 1})]), text=True, capture_output=True,
+                                **drop)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
+        self.assertEqual(self.file.read_bytes(), before)
+
     def test_update_and_ignore(self):
         records = [{"k": "x", "v": 1}, {"k": "x", "v": 2}]
         self.write(records, "--key", "k", "--on-conflict", "ignore")

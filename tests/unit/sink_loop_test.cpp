@@ -1,12 +1,15 @@
 #include "common/sink_loop.h"
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
@@ -25,15 +28,20 @@ struct Fake final : Sink {
   Answer answer;
   std::function<Status(int call)> connecting;
   int log = -1, calls = 0, connects = 0;
-  bool holds = false;
+  bool holds = false, keeps_n = false;
   PositionList held;
 
   void say(std::string const& line) const { (void)write_all(log, line + "\n", "log"); }
   Status connect() override { return connecting ? connecting(connects++) : Status{}; }
+  bool keeps() const override { return keeps_n; }
+  Status keep(Record const& record, std::string& kept) override {
+    kept = record.attribute("n").raw;
+    return kept == "13" ? Status::rejected("thirteen") : Status{};
+  }
   Status deliver(std::span<SinkRecord const> batch, Outcomes& outcomes) override {
     std::string ids;
     for (SinkRecord const& record : batch)
-      ids += fmt::format("{}{}", ids.empty() ? "" : " ", record.record.attribute("n").raw);
+      ids += fmt::format("{}{}", ids.empty() ? "" : " ", keeps_n ? record.kept : record.record.attribute("n").raw);
     say(ids);
     return answer(batch, outcomes, calls++);
   }
@@ -70,12 +78,19 @@ struct Pipe {
   ~Pipe() { close(0), close(1); }
 };
 
+// Each look at it is 25 seconds later.
+struct HastyClock final : Clock {
+  std::atomic<std::int64_t> seconds = 0;
+  Time now() override { return system_clock().now(); }
+  Duration steady() override { return std::chrono::seconds(seconds += 25); }
+};
+
 // One run of the loop, in a process of its own: it has signals, a channel and an exit status.
 struct Run {
   Pipe in, log, errors, out, channel;
   pid_t child = -1;
 
-  explicit Run(std::function<void(Fake&, SinkOptions&)> const& prepare, bool receipts = false) {
+  explicit Run(std::function<void(Fake&, SinkOptions&)> const& prepare, bool receipts = false, bool hasty = false) {
     child = ::fork();
     REQUIRE(child >= 0);
     if (child != 0) {
@@ -86,7 +101,9 @@ struct Run {
     in.close(1), channel.close(0);
     set_tool_name("fake");
     install_signals();
-    Io io{in.fd[0], Writer{out.fd[1], "standard output"}, {}, system_clock(), real_disk()};
+    HastyClock hasty_clock;
+    Clock& clock = hasty ? static_cast<Clock&>(hasty_clock) : system_clock();
+    Io io{in.fd[0], Writer{out.fd[1], "standard output"}, {}, clock, real_disk()};
     if (receipts) {
       struct stat info {};
       (void)::fstat(channel.fd[1], &info);
@@ -283,6 +300,122 @@ TEST_CASE("--give-up ends with 75 when the destination goes on failing, and reje
   run.feed(delivered("1", 1));
   CHECK(run.end() == 75);
   CHECK(run.receipts() == "sink;waiting disk full;held 1;");
+}
+
+TEST_CASE("however long one wait is, the source hears every 30 s that the sink is alive") {
+  Run run(
+      [](Fake& sink, SinkOptions&) {
+        sink.answer = [](auto, Outcomes& outcomes, int call) {
+          if (call > 0) return outcomes.all_stored(), Status{};
+          return outcomes.retry_after(std::chrono::seconds(500)), Status::temporary("503");
+        };
+      },
+      true, true);
+  run.feed(delivered("1", 1));
+  CHECK(run.end() == 0);
+  std::string const receipts = run.receipts();
+  std::size_t told = 0;
+  for (std::size_t at = 0; (at = receipts.find("waiting 503;", at)) != std::string::npos; ++at) ++told;
+  CHECK(told >= 5);
+  CHECK(told <= 1 + 500 / 30);
+}
+
+TEST_CASE("what the destination asks for is waited at least, and --give-up ends also such a wait") {
+  Run run(
+      [](Fake& sink, SinkOptions& options) {
+        options.give_up_option = std::chrono::minutes(2);
+        sink.answer = [](auto, Outcomes& outcomes, int) {
+          return outcomes.retry_after(std::chrono::hours(24)), Status::temporary("429");
+        };
+      },
+      false, true);
+  run.feed(bare(1, 1));
+  CHECK(run.end() == 75);
+  CHECK(run.deliveries() == std::vector<std::string>{"1"});
+  CHECK(run.errors.drain() == "fake: waiting: 429\nfake: gave up: 429\n");
+}
+
+TEST_CASE("a plain pipe gives up after ten minutes, a sink below a source never does") {
+  auto const failing_for = [](int calls) {
+    return [calls](Fake& sink, SinkOptions&) {
+      sink.answer = [calls](auto, Outcomes& outcomes, int call) {
+        if (call < calls) return outcomes.retry_after(std::chrono::seconds(100)), Status::temporary("down");
+        return outcomes.all_stored(), Status{};
+      };
+    };
+  };
+  Run plain(failing_for(9), false, true);
+  plain.feed(bare(1, 1));
+  CHECK(plain.end() == 75);
+  CHECK(plain.deliveries().size() > 3);
+  Run below(failing_for(9), true, true);
+  below.feed(delivered("1", 1));
+  CHECK(below.end() == 0);
+  CHECK(below.deliveries().size() == 10);
+}
+
+TEST_CASE("a batch that is too much at once is split until its parts fit, and nothing is rejected") {
+  Run run([](Fake& sink, SinkOptions& options) {
+    options.batch_records = 10, options.linger = std::chrono::hours(1);
+    sink.answer = [](std::span<SinkRecord const> batch, Outcomes& outcomes, int) {
+      if (batch.size() > 3) return Status::rejected("413 too large");
+      return outcomes.all_stored(), Status{};
+    };
+  });
+  run.feed(bare(1, 10));
+  CHECK(run.end() == 0);
+  std::string all;
+  for (std::string const& batch : run.deliveries()) {
+    if (std::count(batch.begin(), batch.end(), ' ') < 3) all += batch + " ";
+  }
+  CHECK(all == "1 2 3 4 5 6 7 8 9 10 ");
+  CHECK(run.errors.drain().empty());
+}
+
+TEST_CASE("a sink that keeps less of a record gets that, and dead letters hold the record") {
+  std::string const letters =
+      (std::filesystem::temp_directory_path() / fmt::format("sink-letters.{}", ::getpid())).string();
+  {
+    auto file = real_disk().open(letters, O_WRONLY | O_CREAT | O_TRUNC);
+    REQUIRE(file.ok());
+    REQUIRE(write_all(file->get(), "{\"there\":1}\n", letters).ok());
+  }
+  Run run([&](Fake& sink, SinkOptions& options) {
+    sink.keeps_n = true, options.dead_letters = letters, options.max_record = 60;
+    sink.answer = [](std::span<SinkRecord const> batch, Outcomes& outcomes, int) {
+      for (std::size_t i = 0; i < batch.size(); ++i) {
+        if (batch[i].kept == "2") outcomes.rejected(i, "two is bad");
+      }
+      return outcomes.all_stored(), Status{};
+    };
+  });
+  run.feed("{\"n\":1,\"x\":\"a\"}\n{\"n\":2,\"x\":\"b\"}\n{\"n\":13,\"x\":\"c\"}\n{\"n\":3,\"x\":\"" +
+           std::string(60, 'd') + "\"}\n{\"n\":4}\n");
+  CHECK(run.end() == 1);
+  std::string all;
+  for (std::string const& batch : run.deliveries()) all += batch + " ";
+  CHECK(all == "1 2 4 ");
+  auto const text = read_file(letters);
+  REQUIRE(text.ok());
+  (void)::unlink(letters.c_str());
+  CHECK(std::count(text->begin(), text->end(), '\n') == 4);
+  CHECK(text->starts_with("{\"there\":1}\n"));
+  CHECK(text->find(R"("reason":"two is bad","event":{"n":2,"x":"b"}})") != std::string::npos);
+  CHECK(text->find(R"("reason":"thirteen","event":{"n":13,"x":"c"}})") != std::string::npos);
+  CHECK(text->find("--max-record 60") != std::string::npos);
+}
+
+TEST_CASE("what a sink keeps is told by its positions as a whole record is") {
+  Run run(
+      [](Fake& sink, SinkOptions& options) {
+        sink.keeps_n = true, options.linger = std::chrono::hours(1), options.batch_records = 4;
+      },
+      true);
+  run.feed(delivered("1", 1) + "{\"n\":2,\"delivery\":\"k7:2\"}\n" + delivered("3", 13) + delivered("4", 4) +
+           delivered("5", 5));
+  CHECK(run.end() == 0);
+  CHECK(run.deliveries() == std::vector<std::string>{"1 2 4 5"});
+  CHECK(run.receipts() == "sink;rejected 3 thirteen;stored 1-2,4;last 5;");
 }
 
 TEST_CASE("a defect ends with 70") {
