@@ -22,9 +22,9 @@ namespace inflight {
 namespace {
 
 constexpr std::size_t kBlock = 1 << 20;
-constexpr std::size_t kAlone = 64 << 20;  // an object that nothing else competes with is sorted in pieces of this size
-constexpr std::size_t kCrowded = 16 << 20;  // and in these, written to a file, where others hold more than kOthers
-constexpr std::size_t kOthers = 32 << 20;
+constexpr std::size_t kAlone = 20 << 20;   // an object that nothing else competes with is sorted in pieces of this size
+constexpr std::size_t kCrowded = 8 << 20;  // and in these, written to a file, where others hold more than kOthers
+constexpr std::size_t kOthers = 10 << 20;
 constexpr std::size_t kFileBuffer = 64 << 10;
 
 struct Item {

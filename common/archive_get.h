@@ -34,7 +34,7 @@ struct ArchiveQuery {
 // names and of lines. An event (an object with source and id) whose line came already is left out. The order is the
 // same each time for the same objects. An object is checked as a whole before anything of it is emitted.
 //
-// Memory: at most about 128 MiB, and 128 KiB for each object of an hour that overlaps others in time; what is more
+// Memory: at most about 56 MiB, and 128 KiB for each object of an hour that overlaps others in time; what is more
 // waits, sorted, in temporary files (TMPDIR, /var/tmp).
 [[nodiscard]] Status archive_get(ObjectStore& store, ArchiveQuery const& query,
                                  std::function<Status(std::string_view)> const& emit);

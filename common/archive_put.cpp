@@ -5,17 +5,13 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cstring>
-#include <deque>
 #include <list>
 #include <map>
-#include <nlohmann/json.hpp>
-#include <set>
 #include <unordered_map>
 #include <vector>
 
 #include "common/archive.h"
-#include "common/messages.h"
+#include "common/archive_ledger.h"
 
 namespace inflight {
 
@@ -24,33 +20,7 @@ namespace {
 constexpr std::size_t kOpen = 256;       // objects at once
 constexpr std::size_t kFrame = 1 << 20;  // bytes of lines that make a frame
 constexpr std::size_t kWaiting =
-    32 << 20;                             // and of all objects together: the longest then makes a frame before its time
-constexpr std::uint64_t kSpan = 262'144;  // positions below the highest whose records the ledger knows
-constexpr std::uint64_t kMaxKeys = 1 << 20;
-constexpr std::string_view kEntryTag = "IFLE";
-constexpr std::size_t kEntryHead = 16;
-
-// One record of a completed object.
-struct Key {
-  std::uint64_t position = 0;
-  std::uint64_t hash = 0;
-  bool operator<(Key const& other) const {
-    return position != other.position ? position < other.position : hash < other.hash;
-  }
-};
-
-template <typename T>
-void put_number(std::string& out, T number) {
-  for (std::size_t i = 0; i < sizeof number; ++i) out += static_cast<char>(number >> 8 * i & 0xff);
-}
-
-template <typename T>
-T get_number(std::string_view from) {
-  T number = 0;
-  for (std::size_t i = 0; i < sizeof number; ++i)
-    number |= static_cast<T>(static_cast<unsigned char>(from[i])) << 8 * i;
-  return number;
-}
+    32 << 20;  // and of all objects together: the longest then makes a frame before its time
 
 // A source's name as part of a file's name.
 std::string encoded(std::string_view source) {
@@ -68,139 +38,7 @@ std::string encoded(std::string_view source) {
   return out.size() <= 150 ? out : fmt::format("{}~{:016x}", out.substr(0, 133), hash64(source));
 }
 
-struct Completed {
-  std::uint64_t number = 0;
-  std::string key;
-  std::string source;
-  std::vector<Key> keys;
-};
-
-// What the ledger knows of an entry once it is on disk.
-struct Entry {
-  std::uint64_t number = 0;
-  std::uint64_t offset = 0, size = 0;
-  std::uint64_t keys = 0;
-  std::uint64_t highest = 0;
-  std::string source;
-};
-
-class Ledger {
- public:
-  Ledger(Disk& disk, std::string path) : disk_(&disk), path_(std::move(path)) {}
-
-  // Calls each(entry) in order.
-  template <typename Each>
-  Status open(Each each) {
-    auto fd = disk_->open(path_, O_RDWR | O_CREAT);
-    if (!fd) return fd.status();
-    fd_ = std::move(*fd);
-    auto bytes = read_all(fd_.get(), path_);
-    if (!bytes) return bytes.status();
-    std::string_view rest = *bytes;
-    while (rest.size() >= kEntryHead && rest.starts_with(kEntryTag)) {
-      auto const size = get_number<std::uint32_t>(rest.substr(4));
-      if (size > rest.size() - kEntryHead) break;
-      std::string_view const payload = rest.substr(kEntryHead, size);
-      Completed completed;
-      if (get_number<std::uint64_t>(rest.substr(8)) != hash64(payload) || !parse(payload, completed)) {
-        say_warning(
-            fmt::format("{}: damaged at byte {}: what was put since is not known, and may be put twice", path_, size_));
-        break;
-      }
-      note(completed, kEntryHead + size);
-      each(completed);
-      rest.remove_prefix(kEntryHead + size);
-    }
-    if (rest.empty()) return {};
-    return disk_->truncate(fd_.get(), size_, path_);
-  }
-
-  // Durable when ok.
-  Status append(Completed const& completed) {
-    nlohmann::ordered_json const json = {
-        {"number", completed.number}, {"key", completed.key}, {"source", completed.source}};
-    std::string const text = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-    std::string payload;
-    payload.reserve(4 + text.size() + completed.keys.size() * 16);
-    put_number(payload, static_cast<std::uint32_t>(text.size()));
-    payload += text;
-    for (Key const& key : completed.keys) put_number(payload, key.position), put_number(payload, key.hash);
-    std::string bytes(kEntryTag);
-    put_number(bytes, static_cast<std::uint32_t>(payload.size()));
-    put_number(bytes, hash64(payload));
-    bytes += payload;
-    if (Status status = disk_->write_at(fd_.get(), bytes, size_, path_); !status.ok()) return status;
-    if (Status status = disk_->sync(fd_.get(), path_); !status.ok()) return status;
-    note(completed, bytes.size());
-    return {};
-  }
-
-  // Leaves out what nobody will deliver again, when that is more than half of the file.
-  Status compact() {
-    std::map<std::string, std::uint64_t> highest;
-    for (Entry const& entry : entries_) highest[entry.source] = std::max(highest[entry.source], entry.highest);
-    std::uint64_t keys = 0, bytes = 0;
-    std::deque<Entry> kept;
-    for (std::size_t i = entries_.size(); i-- > 0;) {
-      Entry const& entry = entries_[i];
-      bool const newest = kept.empty();
-      if (!newest && (entry.keys == 0 || entry.highest + kSpan < highest[entry.source] || keys > kMaxKeys)) continue;
-      keys += entry.keys;
-      bytes += entry.size;
-      kept.push_front(entry);
-    }
-    if (size_ < (64 << 10) || bytes > size_ / 2) return {};
-    std::string live;
-    live.reserve(bytes);
-    for (Entry& entry : kept) {
-      std::string text(entry.size, '\0');
-      auto got = read_at(fd_.get(), text.data(), text.size(), entry.offset, path_);
-      if (!got) return got.status();
-      entry.offset = live.size();
-      live += text;
-    }
-    if (Status status = replace_file(*disk_, path_, live); !status.ok()) return status;
-    auto fd = disk_->open(path_, O_RDWR);
-    if (!fd) return Status::defect(fd.status().what());
-    fd_ = std::move(*fd);
-    size_ = live.size();
-    entries_ = std::move(kept);
-    return {};
-  }
-
-  [[nodiscard]] std::uint64_t next_number() const { return next_; }
-
- private:
-  static bool parse(std::string_view payload, Completed& completed) {
-    if (payload.size() < 4) return false;
-    auto const length = get_number<std::uint32_t>(payload);
-    if (length > payload.size() - 4 || (payload.size() - 4 - length) % 16 != 0) return false;
-    auto const json = nlohmann::json::parse(payload.substr(4, length), nullptr, false);
-    if (!json.is_object()) return false;
-    completed.number = json.value("number", std::uint64_t{0});
-    completed.key = json.value("key", "");
-    completed.source = json.value("source", "");
-    for (payload.remove_prefix(4 + length); !payload.empty(); payload.remove_prefix(16)) {
-      completed.keys.push_back({get_number<std::uint64_t>(payload), get_number<std::uint64_t>(payload.substr(8))});
-    }
-    return true;
-  }
-
-  void note(Completed const& completed, std::uint64_t size) {
-    Entry entry{completed.number, size_, size, completed.keys.size(), 0, completed.source};
-    for (Key const& key : completed.keys) entry.highest = std::max(entry.highest, key.position);
-    entries_.push_back(std::move(entry));
-    size_ += size;
-    next_ = std::max(next_, completed.number + 1);
-  }
-
-  Disk* disk_;
-  std::string path_;
-  Fd fd_;
-  std::uint64_t size_ = 0;
-  std::uint64_t next_ = 1;
-  std::deque<Entry> entries_;
-};
+using Key = ArchiveLedger::Key;
 
 // An object on its way: its steps are repeatable, each is taken when those before it are done.
 struct OpenObject {
@@ -243,7 +81,7 @@ struct Archiver::State {
   std::string source;
   std::string spool;
   Fd lock;
-  Ledger ledger;
+  ArchiveLedger ledger;
   FrameCompressor compressor;
   std::uint64_t next_number = 1;
   std::vector<Key> known;                                                     // of earlier runs, sorted
@@ -261,7 +99,7 @@ struct Archiver::State {
 
   Status recover() {
     std::map<std::string, std::string> completed;  // file -> key
-    Status status = ledger.open([&](Completed const& entry) {
+    Status status = ledger.open([&](ArchiveLedger::Completed const& entry) {
       completed[fmt::format("{}.open", entry.number)] = entry.key;
       if (entry.source == source && !source.empty()) known.insert(known.end(), entry.keys.begin(), entry.keys.end());
     });

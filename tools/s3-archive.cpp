@@ -4,6 +4,7 @@
 #include <csignal>
 
 #include "common/archive.h"
+#include "common/archive_check.h"
 #include "common/archive_get.h"
 #include "common/archive_put.h"
 #include "common/messages.h"
@@ -69,6 +70,14 @@ Exit failed(Status const& status) {
 
 Exit stopped() { return inflight::stop_signal() == SIGINT ? Exit::interrupted : Exit::terminated; }
 
+// Of ls and verify: how many objects are damaged.
+Exit checked(inflight::Result<std::uint64_t> const& damaged) {
+  Status const& status = damaged.status();
+  if (status.code() == inflight::Code::stopped) return stopped();
+  if (!status.ok() && status.code() != inflight::Code::closed) return failed(status);
+  return damaged && *damaged > 0 ? Exit::rejected : Exit::ok;
+}
+
 Exit put(Io& io, Options const& options) {
   auto store = inflight::open_object_store(io.disk, options.archive, true);
   if (!store) return failed(store.status());
@@ -97,62 +106,10 @@ Exit get(Io& io, ObjectStore& store, Options& options) {
 }
 
 Exit list(Io& io, ObjectStore& store, Options const& options) {
-  std::uint64_t objects = 0, records = 0, bytes = 0;
-  Exit worst = Exit::ok;
-  Status status = inflight::visit_objects(store, options.query, [&](ObjectStore::Object const& object) -> Status {
-    if (inflight::stopping()) return {inflight::Code::stopped, ""};
-    auto summary = inflight::read_summary(store, object);
-    if (!summary) {
-      inflight::say_error(summary.status().what());
-      worst = Exit::rejected;
-      return {};
-    }
-    ++objects;
-    records += summary->records;
-    bytes += object.bytes;
-    std::string const first = inflight::format_rfc3339(summary->first), last = inflight::format_rfc3339(summary->last);
-    if (!options.json) {
-      return io.out.line(fmt::format("{:>9} {:>10}  {} .. {}  {}", summary->records,
-                                     inflight::format_size(static_cast<double>(object.bytes)), first, last,
-                                     object.key));
-    }
-    std::string line =
-        fmt::format(R"({{"key":{},"records":{},"first":"{}","last":"{}","bytes":{},"content_bytes":{})",
-                    inflight::json_string(object.key), summary->records, first, last, object.bytes, summary->bytes);
-    if (!summary->source.empty()) {
-      line +=
-          fmt::format(R"(,"source":{},"positions":"{}")", inflight::json_string(summary->source), summary->positions);
-    }
-    return io.out.line(line + "}");
-  });
-  if (status.ok() && !options.json) {
-    status = io.out.line(fmt::format("{:>9} {:>10}  in {} objects", records,
-                                     inflight::format_size(static_cast<double>(bytes)), objects));
-  }
+  auto status = inflight::archive_list(store, options.query, options.json,
+                                       [&](std::string_view line) { return io.out.line(line); });
   if (Status flushed = io.out.flush(); !flushed.ok() && status.ok()) status = flushed;
-  if (status.code() == inflight::Code::stopped) return stopped();
-  return status.ok() || status.code() == inflight::Code::closed ? worst : failed(status);
-}
-
-Exit verify(ObjectStore& store, Options const& options) {
-  Exit worst = Exit::ok;
-  Status const status = inflight::visit_objects(store, options.query, [&](ObjectStore::Object const& object) -> Status {
-    if (inflight::stopping()) return {inflight::Code::stopped, ""};
-    auto summary = inflight::read_summary(store, object);
-    Status read = summary.status();
-    if (read.ok()) read = inflight::read_object(store, object, *summary, [](std::string_view) {});
-    if (read.ok()) {
-      inflight::counters().records += summary->records;
-      inflight::counters().bytes += summary->bytes;
-      return {};
-    }
-    if (read.code() != inflight::Code::defect) return read;
-    inflight::say_error(read.what());
-    worst = Exit::rejected;
-    return {};
-  });
-  if (status.code() == inflight::Code::stopped) return stopped();
-  return status.ok() ? worst : failed(status);
+  return checked(status);
 }
 
 // For get, ls and verify.
@@ -161,7 +118,7 @@ Exit read(Io& io, Options& options) {
   if (!opened) return failed(opened.status());
   ObjectStore& store = **opened;
   if (options.command == "ls") return list(io, store, options);
-  if (options.command == "verify") return verify(store, options);
+  if (options.command == "verify") return checked(inflight::archive_verify(store, options.query));
   return get(io, store, options);
 }
 
