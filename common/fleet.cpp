@@ -8,8 +8,8 @@
 #include <unordered_map>
 
 #include "common/fd_io.h"
-#include "common/http.h"
 #include "common/record.h"
+#include "common/url.h"
 
 namespace inflight {
 
@@ -84,15 +84,6 @@ Result<std::vector<FleetUnit>> read_ids(std::string const& path, std::string con
     unit = {std::string(words[0]), url};
     return words.size() == 1 ? "" : "is not one id";
   });
-}
-
-std::string expand(std::string url, std::string_view name, std::string_view value) {
-  std::string const variable = fmt::format("{{{}}}", name);
-  std::string const encoded = percent_encode(value);
-  for (std::size_t at = 0; (at = url.find(variable, at)) != std::string::npos; at += encoded.size()) {
-    url.replace(at, variable.size(), encoded);
-  }
-  return url;
 }
 
 }  // namespace inflight

@@ -20,7 +20,4 @@ struct FleetUnit {
 [[nodiscard]] Result<std::vector<FleetUnit>> read_devices(std::string const& path);
 [[nodiscard]] Result<std::vector<FleetUnit>> read_ids(std::string const& path, std::string const& url);
 
-// `{name}` replaced by a value, percent-encoded, wherever it stands.
-[[nodiscard]] std::string expand(std::string url, std::string_view name, std::string_view value);
-
 }  // namespace inflight

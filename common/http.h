@@ -92,11 +92,4 @@ class HttpClient {
 // text.
 [[nodiscard]] Result<std::vector<std::string>> read_header_file(std::string const& path);
 
-// The URL as others may see it: without user and password, secrets among its arguments as ***.
-[[nodiscard]] std::string public_url(std::string_view url);
-// Whether it is one that a client takes: http or https, a host, no blanks or control characters.
-[[nodiscard]] bool is_http_url(std::string_view url);
-// RFC 3986: all but letters, digits and -._~ as %XX.
-[[nodiscard]] std::string percent_encode(std::string_view text);
-
 }  // namespace inflight

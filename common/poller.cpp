@@ -11,6 +11,7 @@
 #include "common/record.h"
 #include "common/schedule.h"
 #include "common/stop.h"
+#include "common/url.h"
 
 namespace inflight {
 

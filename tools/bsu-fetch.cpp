@@ -7,6 +7,7 @@
 #include "common/poller.h"
 #include "common/source.h"
 #include "common/tool_main.h"
+#include "common/url.h"
 
 namespace {
 

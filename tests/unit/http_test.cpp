@@ -121,24 +121,6 @@ TEST_CASE("a Retry-After that is neither is none") {
   for (char const* text : {"", " ", "soon", "-5", "1.5 minutes"}) CHECK_FALSE(parse_retry_after(text, kNow));
 }
 
-TEST_CASE("a public URL has no credentials and no secret arguments") {
-  CHECK(public_url("http://ann:pw@host:80/a?b=c") == "http://host:80/a?b=c");
-  CHECK(public_url("https://token@host/a@b") == "https://host/a@b");
-  CHECK(public_url("http://host/a?token=abc&b=c&password=x") == "http://host/a?token=***&b=c&password=***");
-  CHECK(public_url("http://host?q=a@b") == "http://host?q=a@b");
-}
-
-TEST_CASE("only http and https URLs with a host are taken") {
-  for (char const* url : {"http://h", "https://h/x?y#z", "http://[::1]:80/"}) CHECK(is_http_url(url));
-  for (char const* url : {"", "h", "ftp://h", "http://", "http:///x", "http://h/a b", "http://h/\x01"})
-    CHECK_FALSE(is_http_url(url));
-}
-
-TEST_CASE("percent encoding keeps letters, digits and four marks") {
-  CHECK(percent_encode("aZ09-._~") == "aZ09-._~");
-  CHECK(percent_encode("a/b c?\xc3\xbc") == "a%2Fb%20c%3F%C3%BC");
-}
-
 TEST_CASE("the values of a header file are secrets, in whole and behind the scheme") {
   HeaderFile const file("Authorization: Bearer tok-19273\r\n\nAccept: application/xml\n");
   auto const lines = read_header_file(file.path);

@@ -1,0 +1,18 @@
+// URLs as text: what may be shown of one, whether it is one, and how values get into it.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace inflight {
+
+// The URL as others may see it: without user and password, secrets among its arguments as ***.
+[[nodiscard]] std::string public_url(std::string_view url);
+// Whether it is one that a client takes: http or https, a host, no blanks or control characters.
+[[nodiscard]] bool is_http_url(std::string_view url);
+// RFC 3986: all but letters, digits and -._~ as %XX.
+[[nodiscard]] std::string percent_encode(std::string_view text);
+// `{name}` replaced by a value, percent-encoded, wherever it stands.
+[[nodiscard]] std::string expand(std::string url, std::string_view name, std::string_view value);
+
+}  // namespace inflight
