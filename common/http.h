@@ -9,53 +9,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
-#include <string_view>
-#include <vector>
 
-#include "common/cli.h"
-#include "common/reader.h"
+#include "common/http_message.h"
 #include "common/status.h"
 #include "common/time.h"
-#include "common/units.h"
 
 namespace inflight {
-
-struct HttpOptions {
-  std::uint64_t max_in_flight = 1000;
-  std::uint64_t max_per_host = 0;              // connections to one host and port; 0: no limit of its own
-  Duration timeout = std::chrono::seconds(5);  // from start() to the last byte
-  Duration connect_timeout = std::chrono::seconds(3);
-  std::uint64_t max_body = kMaxRecord;  // of a response, decoded
-  std::vector<std::string> header_files;
-
-  // --max-in-flight --max-per-host --timeout --connect-timeout --header-file, and --max-record
-  void add_to(Cli& cli);
-};
-
-struct HttpRequest {
-  std::string method = "GET";
-  std::string url;
-  std::vector<std::string> headers;  // `Name: value`, beside those of the header files
-  std::string body;                  // sent with any method but GET and HEAD
-};
-
-// Why there is no usable answer. `status`: there is one, but neither 2xx nor 304.
-enum class HttpCause : char { none, resolve, connect, timeout, tls, cut, too_large, encoding, protocol, status };
-inline constexpr std::size_t kHttpCauses = 10;
-[[nodiscard]] std::string_view name_of(HttpCause cause);
-
-// Valid while `done` runs; the body may be moved out.
-struct HttpResponse {
-  HttpCause cause = HttpCause::none;
-  int status = 0;     // 0: no answer came
-  std::string body;   // decoded; also that of an error
-  std::string error;  // `URL: why`, redacted; empty with HttpCause::none
-  Duration elapsed{};
-  std::optional<Duration> retry_after;
-  std::function<std::string_view(char const* name)> header;  // the last of that name, empty where there is none
-};
 
 class HttpClient {
  public:
@@ -67,7 +27,10 @@ class HttpClient {
                                                                 Clock& clock = system_clock());
   ~HttpClient();
 
-  // There must be room: in_flight() < max_in_flight.
+  // As asked for, or fewer where the limit on descriptors allows no more.
+  [[nodiscard]] std::uint64_t max_in_flight() const;
+
+  // There must be room: in_flight() < max_in_flight().
   Id start(HttpRequest const& request, Done done);
   // Ends it now, as a timeout that says `why`.
   void cancel(Id id, std::string const& why);
@@ -83,13 +46,5 @@ class HttpClient {
   explicit HttpClient(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
-
-// Seconds or an HTTP date (RFC 9110, 10.2.3), never negative. nullopt: neither.
-[[nodiscard]] std::optional<Duration> parse_retry_after(std::string_view text, Time now);
-
-// `Name: value` lines, as curl's -H @FILE takes them; blank lines are passed over. The values are registered as secrets
-// but for names that never hold one (Accept, Content-Type, User-Agent). Code::usage names file and line, never the
-// text.
-[[nodiscard]] Result<std::vector<std::string>> read_header_file(std::string const& path);
 
 }  // namespace inflight

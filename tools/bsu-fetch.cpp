@@ -54,7 +54,6 @@ Exit run(Cli& cli, Io& io) {
   if (std::string const wrong = mistake(options); !wrong.empty()) return cli.wrong(wrong);
   if (options.poll.step <= Duration::zero()) options.poll.step = options.poll.to - options.poll.from.value_or(Time{});
   options.poll.limit = options.source.limit;
-  options.poll.slots = options.http.max_in_flight;
   options.poll.read_fleet = [&] {
     return options.devices.empty() ? read_ids(options.ids, options.url) : read_devices(options.devices);
   };
@@ -67,6 +66,7 @@ Exit run(Cli& cli, Io& io) {
   }
   auto http = HttpClient::make(options.http, io.clock);
   if (!http) return cli.wrong(http.status().what());
+  options.poll.slots = (*http)->max_in_flight();
   Progress const progress(cli.common());
   return run_source(io, options.source,
                     [&](Outlet& outlet) { return poll_fleet(io, options.poll, *fleet, **http, outlet); });

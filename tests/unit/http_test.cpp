@@ -1,4 +1,5 @@
 #include "common/http.h"
+#include "common/http_transfer.h"
 
 #include <arpa/inet.h>
 #include <doctest/doctest.h>

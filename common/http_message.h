@@ -1,0 +1,58 @@
+// What goes into the HTTP client and what comes out of it: options, requests, responses, files of headers.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/cli.h"
+#include "common/reader.h"
+#include "common/status.h"
+#include "common/units.h"
+
+namespace inflight {
+
+struct HttpOptions {
+  std::uint64_t max_in_flight = 1000;
+  std::uint64_t max_per_host = 0;              // connections to one host and port; 0: no limit of its own
+  Duration timeout = std::chrono::seconds(5);  // from start() to the last byte
+  Duration connect_timeout = std::chrono::seconds(3);
+  std::uint64_t max_body = kMaxRecord;  // of a response, decoded
+  std::vector<std::string> header_files;
+
+  // --max-in-flight --max-per-host --timeout --connect-timeout --header-file, and --max-record
+  void add_to(Cli& cli);
+};
+
+struct HttpRequest {
+  std::string method = "GET";
+  std::string url;
+  std::vector<std::string> headers;  // `Name: value`, beside those of the header files
+  std::string body;                  // sent with any method but GET and HEAD
+};
+
+// Why there is no usable answer. `status`: there is one, but neither 2xx nor 304.
+enum class HttpCause : char { none, resolve, connect, timeout, tls, cut, too_large, encoding, protocol, status };
+inline constexpr std::size_t kHttpCauses = 10;
+[[nodiscard]] std::string_view name_of(HttpCause cause);
+
+// Valid while `done` runs; the body may be moved out.
+struct HttpResponse {
+  HttpCause cause = HttpCause::none;
+  int status = 0;     // 0: no answer came
+  std::string body;   // decoded; also that of an error
+  std::string error;  // `URL: why`, redacted; empty with HttpCause::none
+  Duration elapsed{};
+  std::optional<Duration> retry_after;
+  std::function<std::string_view(char const* name)> header;  // the last of that name, empty where there is none
+};
+
+// `Name: value` lines, as curl's -H @FILE takes them; blank lines are passed over. The values are registered as secrets
+// but for names that never hold one (Accept, Content-Type, User-Agent). Code::usage names file and line, never the
+// text.
+[[nodiscard]] Result<std::vector<std::string>> read_header_file(std::string const& path);
+
+}  // namespace inflight
