@@ -51,7 +51,8 @@ Result<std::vector<FleetUnit>> read_units(std::string const& path, ParseLine con
   std::vector<FleetUnit> units;
   std::unordered_map<std::string, std::size_t> lines;
   std::size_t number = 0;
-  for (std::size_t begin = 0; begin < text->size();) {
+  constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";  // some editors begin a file with it
+  for (std::size_t begin = text->starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0; begin < text->size();) {
     std::size_t const end = std::min(text->find('\n', begin), text->size());
     std::string_view const line = std::string_view(*text).substr(begin, end - begin);
     begin = end + 1;
@@ -62,7 +63,7 @@ Result<std::vector<FleetUnit>> read_units(std::string const& path, ParseLine con
     std::string wrong = parse(line, words, unit);
     if (wrong.empty()) unit.url = expand(std::move(unit.url), "id", unit.id);
     if (wrong.empty() && !is_http_url(unit.url)) wrong = "has no http or https URL";
-    if (wrong.empty() && !valid_utf8(unit.id)) wrong = "has an id that is not UTF-8";
+    if (wrong.empty() && !(valid_utf8(unit.id) && valid_utf8(unit.url))) wrong = "is not UTF-8";
     if (wrong.empty()) {
       auto const [first, fresh] = lines.emplace(unit.id, number);
       if (!fresh) wrong = fmt::format("repeats the id of line {}", first->second);

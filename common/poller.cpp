@@ -8,7 +8,7 @@
 #include <unordered_map>
 
 #include "common/messages.h"
-#include "common/record.h"
+#include "common/poll_event.h"
 #include "common/schedule.h"
 #include "common/stop.h"
 #include "common/url.h"
@@ -23,6 +23,9 @@ using std::chrono::seconds;
 constexpr std::uint64_t kHeldBytes = 16 << 20;  // answers that nobody takes: beyond, no new request is sent
 constexpr unsigned kHistoryAttempts = 5;
 constexpr Duration kBlind = seconds(1);
+constexpr std::size_t kFirstSlots = 64;                   // until it is known how large the answers are
+constexpr std::size_t kLongestTag = 512;                  // of an ETag that is kept and sent back
+constexpr Duration kLongestWait = std::chrono::hours(1);  // that a unit may ask for, where 16 periods are shorter
 
 // What failed since the last report, by cause.
 class Failures {
@@ -55,8 +58,11 @@ class Failures {
 class Poller {
  public:
   Poller(PollOptions const& options, Io& io, HttpClient& http, Outlet& outlet)
-      : options_(options), io_(io), http_(http), outlet_(outlet), schedule_(options.every, options.slots) {}
+      : options_(options), io_(io), http_(http), outlet_(outlet), schedule_(options.every, first_slots()) {}
 
+  [[nodiscard]] std::size_t first_slots() const {
+    return options_.every > Duration::zero() ? options_.slots : std::min<std::size_t>(kFirstSlots, options_.slots);
+  }
   void list(std::vector<FleetUnit> const& fleet);
   Status run();
 
@@ -66,12 +72,14 @@ class Poller {
     std::string etag, modified;  // of its newest answer
     std::int64_t step = 0;       // of its history
     bool listed = true, running = false;
+    bool conditional = false;  // the request that is running
     HttpClient::Id request = 0;
   };
 
   void start(std::size_t index);
   void ended(std::size_t index, HttpResponse& answer);
   void next_moment(std::size_t index, HttpResponse const& answer);
+  void allow_slots(std::size_t body);
   void emit(Unit const& unit, HttpResponse& answer, Time now);
   Status hand_on();
   void report(bool last);
@@ -92,6 +100,9 @@ class Poller {
   bool unflushed_ = false;
   Failures failures_;
   std::uint64_t polls_ = 0, answers_ = 0, given_up_ = 0;
+  std::size_t ended_ = 0;    // requests
+  double typical_body_ = 0;  // moving mean
+  bool asking_ = true;       // the loop started requests, or could have
   Duration report_at_{}, reported_at_{};
   Duration looked_{}, blind_until_{};  // when the loop last turned; when it last turned after not turning for long
 };
@@ -111,7 +122,16 @@ void Poller::list(std::vector<FleetUnit> const& fleet) {
     }
     if (fresh || units_[index].url != wanted.url) {
       bool const running = units_[index].running;
-      units_[index] = {wanted.id, wanted.url, public_url(wanted.url), {}, {}, 0, true, running, units_[index].request};
+      units_[index] = {wanted.id,
+                       wanted.url,
+                       public_url(wanted.url),
+                       {},
+                       {},
+                       0,
+                       true,
+                       running,
+                       units_[index].conditional,
+                       units_[index].request};
     }
     if (fresh) schedule_.add(index, now);
     by_id_.emplace(wanted.id, index);
@@ -140,6 +160,7 @@ void Poller::start(std::size_t index) {
   }
   if (!unit.etag.empty()) request.headers.push_back("If-None-Match: " + unit.etag);
   if (!unit.modified.empty()) request.headers.push_back("If-Modified-Since: " + unit.modified);
+  unit.conditional = !request.headers.empty();
   unit.running = true;
   unit.request = http_.start(request, [this, index](HttpResponse& answer) { ended(index, answer); });
 }
@@ -156,14 +177,24 @@ void Poller::ended(std::size_t index, HttpResponse& answer) {
     if (!unit.listed) free_.push_back(index);
     return;
   }
+  if (answer.status == 304 && !unit.conditional) {
+    answer.cause = HttpCause::status;
+    answer.error = unit.source + ": status 304, though the request was not conditional";
+  }
   ++polls_;
   if (answer.cause == HttpCause::none) {
     ++answers_;
+    allow_slots(answer.body.size());
     if (answer.status == 200 && !options_.history()) {
-      unit.etag = answer.header("ETag");
-      unit.modified = answer.header("Last-Modified");
+      auto const kept = [&](char const* name) {
+        std::string_view const tag = answer.header(name);
+        return tag.size() <= kLongestTag ? tag : std::string_view{};
+      };
+      unit.etag = kept("ETag");
+      unit.modified = kept("Last-Modified");
     }
   } else {
+    allow_slots(static_cast<std::size_t>(typical_body_));
     failures_.add(unit.id, answer);
   }
   bool const unchanged = answer.status == 304 || answer.status == 204;
@@ -181,46 +212,31 @@ void Poller::next_moment(std::size_t index, HttpResponse const& answer) {
     if (good && range(++units_[index].step).first >= options_.to) return schedule_.finished(index);
     if (!good && schedule_.failures(index) + 1 >= kHistoryAttempts) return ++given_up_, schedule_.finished(index);
   }
-  return good ? schedule_.answered(index, now) : schedule_.failed(index, now, answer.retry_after.value_or(Duration{}));
+  if (good) return schedule_.answered(index, now);
+  // A unit whose clock is wrong, and gives a date, must not be lost for a year.
+  Duration const asked = std::min(answer.retry_after.value_or(Duration{}), std::max(16 * options_.every, kLongestWait));
+  schedule_.failed(index, now, asked);
+}
+
+// So many that their answers find room; where no moment can be missed, fewer in the beginning, while it is not known
+// how large they are.
+void Poller::allow_slots(std::size_t body) {
+  typical_body_ += (static_cast<double>(body) - typical_body_) / (answers_ <= 1 ? 1 : 16);
+  ++ended_;
+  auto const fit = static_cast<std::uint64_t>(static_cast<double>(kHeldBytes / 2) / std::max(typical_body_, 1.0));
+  schedule_.allow(std::min({options_.slots, first_slots() + ended_, std::max<std::uint64_t>(fit, 4)}));
 }
 
 void Poller::emit(Unit const& unit, HttpResponse& answer, Time now) {
   bool const good = answer.cause == HttpCause::none;
-  std::string const recorded = format_rfc3339(now);
-  std::string id = unit.id + "/" + recorded;
+  std::string id = fmt::format("{}/{}", unit.id, format_rfc3339(now));
   if (options_.history() && good) {
     auto const [since, until] = range(unit.step);
     id = fmt::format("{}/{}/{}", unit.id, format_rfc3339(since), format_rfc3339(until));
   }
-  std::string line = R"({"specversion":"1.0","id":)";
-  line.reserve(answer.body.size() + answer.body.size() / 8 + 512);
-  append_quoted(line, id);
-  line += R"(,"source":)";
-  append_quoted(line, unit.source);
-  line += good ? R"(,"type":"bsu.reading","subject":)" : R"(,"type":"bsu.unreachable","subject":)";
-  append_quoted(line, unit.id);
-  line += fmt::format(R"(,"recordedtime":"{}","datacontenttype":)", recorded);
-  if (!good) {
-    line += fmt::format(R"("application/json","data":{{"cause":"{}")", name_of(answer.cause));
-    if (answer.status != 0) line += fmt::format(R"(,"status":{})", answer.status);
-    line += fmt::format(R"(,"message":{}}}}})", json_string(answer.error));
-  } else {
-    std::string_view type = answer.header("Content-Type");
-    type = type.substr(0, type.find(';'));
-    type = type.substr(0, type.find_last_not_of(" \t") + 1);
-    append_quoted(line, type.empty() ? "application/xml" : type);
-    if (valid_utf8(answer.body)) {
-      line += R"(,"data":)";
-      append_quoted(line, answer.body);
-    } else {
-      line += R"(,"data_base64":")";
-      append_base64(line, answer.body);
-      line += '"';
-    }
-    line += '}';
-  }
-  held_bytes_ += line.size();
-  held_.push_back(std::move(line));
+  PollEvent const event{id, unit.source, unit.id, now};
+  held_.push_back(good ? reading_event(event, answer) : unreachable_event(event, answer));
+  held_bytes_ += held_.back().size();
 }
 
 Status Poller::hand_on() {
@@ -282,6 +298,8 @@ Status Poller::run() {
     if (Status status = hand_on(); !status.ok()) return status;
     bool const room = held_.empty() || (held_bytes_ + http_.received() < kHeldBytes && outlet_.ready());
     Duration const now = io_.clock.steady();
+    if (room && (!asking_ || now - looked_ > kBlind)) schedule_.resume(now);
+    asking_ = room;
     if (room) {
       while (auto const index = schedule_.next(now)) start(*index);
       while (auto const slow = schedule_.give_way(now)) {

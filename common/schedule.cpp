@@ -9,15 +9,33 @@ namespace {
 
 using std::chrono::seconds;
 
-constexpr unsigned kMostDoublings = 4;  // 16 periods
+constexpr Duration kSilence = std::chrono::milliseconds(500);  // shorter ones may be a machine that is busy
+constexpr unsigned kMostDoublings = 4;                         // 16 periods
 
 }  // namespace
 
 Schedule::Schedule(Duration period, std::size_t slots)
-    : period_(period),
-      patience_(std::min<Duration>(seconds(1), period / 8)),
-      slots_(slots),
-      probe_slots_(std::max<std::size_t>(1, slots / 4)) {}
+    : period_(period), patience_(std::min<Duration>(seconds(1), period / 8)) {
+  allow(slots);
+}
+
+void Schedule::allow(std::size_t slots) {
+  slots_ = std::max<std::size_t>(1, slots);
+  probe_slots_ = std::max<std::size_t>(1, slots / 4);
+}
+
+void Schedule::resume(Duration now) {
+  if (period_ == Duration::zero()) return;
+  for (Queue* queue : {&waiting_, &probes_}) {
+    while (!queue->empty() && queue->begin()->first + period_ <= now) {
+      auto const [due, unit] = *queue->begin();
+      queue->erase(queue->begin());
+      auto const periods = (now - due) / period_ + 1;
+      if (queue == &waiting_) missed_ += static_cast<std::uint64_t>(periods);
+      wait_for(unit, due + periods * period_);
+    }
+  }
+}
 
 void Schedule::add(Unit unit, Duration now) {
   if (unit >= states_.size()) states_.resize(unit + 1);
@@ -84,6 +102,8 @@ void Schedule::answered(Unit unit, Duration now) {
   State& state = ended(unit);
   state.failures = 0;
   state.latency = std::max(now - state.started, Duration{1});
+  newest_answered_ = std::max(newest_answered_, state.started);
+  answered_at_ = now;
   typical_ = typical_ == Duration::zero() ? state.latency : typical_ + (state.latency - typical_) / 64;
   if (!state.removed) wait_for(unit, period_ == Duration::zero() ? now : after(state.due, now));
 }
@@ -113,10 +133,11 @@ void Schedule::finished(Unit unit) { ended(unit).removed = true; }
 std::optional<Schedule::Unit> Schedule::give_way(Duration now) const {
   if (running_ < slots_ || period_ == Duration::zero()) return std::nullopt;
   if (waiting_.empty() || waiting_.begin()->first > now) return std::nullopt;
+  Duration const by = now - answered_at_ > std::max(2 * patience_, kSilence) ? now : newest_answered_;
   for (auto const& [started, unit] : young_) {
     Duration const latency = states_[unit].latency > Duration::zero() ? states_[unit].latency : typical_;
-    if (now - started < patience_) return std::nullopt;
-    if (now - started > 8 * latency) return unit;
+    if (by - started < patience_) return std::nullopt;
+    if (by - started > 8 * latency) return unit;
   }
   return std::nullopt;
 }

@@ -3,8 +3,10 @@
 //
 // A unit's moments lie on a grid of its own that does not drift. A unit that fails is asked again after 1, 2, 4, 8 and
 // then each 16 periods, and such probes hold at most a quarter of the slots. Where every slot is taken and a unit is
-// due, a request gives its slot away that has been running for longer than an eighth of the period (at most a second)
-// and than eight times its unit's last answer took (give_way()).
+// due, a request gives its slot away (give_way()) that others have overtaken: one that began later by more than an
+// eighth of the period (at most a second), and than eight times what the unit's last answer took, has been answered, or
+// nobody has been for twice as long. So a server that is slow for all, as after a burst, is not taken for units that do
+// not answer.
 //
 // Pure bookkeeping: no clock, no network. Times are those of Clock::steady().
 #pragma once
@@ -33,6 +35,11 @@ class Schedule {
 
   // The unit to ask now, which takes a slot until one of the four below is said of it.
   [[nodiscard]] std::optional<Unit> next(Duration now);
+  // From now on so many slots, at least one.
+  void allow(std::size_t slots);
+  // Nobody was asked for a while: who has missed whole periods waits for its next moment, so that the fleet is not
+  // asked in a burst.
+  void resume(Duration now);
   void answered(Unit unit, Duration now);
   void failed(Unit unit, Duration now, Duration at_least = {});  // at_least: what it asked for (Retry-After)
   void finished(Unit unit);
@@ -67,10 +74,12 @@ class Schedule {
   [[nodiscard]] Duration after(Duration due, Duration now);
 
   Duration period_, patience_;
-  std::size_t slots_, probe_slots_;
+  std::size_t slots_ = 1, probe_slots_ = 1;
   std::vector<State> states_;
   Queue waiting_, probes_;  // by when they are due
   Queue young_;             // running and no probes, by when they were started
+  Duration newest_answered_{},
+      answered_at_{};  // when the newest one that was answered began; when the last answer came
   std::size_t running_ = 0, running_probes_ = 0;
   std::uint64_t added_ = 0, missed_ = 0;
   Duration typical_{};  // moving mean of the latency

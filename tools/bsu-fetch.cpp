@@ -21,13 +21,29 @@ struct Options {
   SourceOptions source;
 };
 
+// The units, each with `{since}` in its URL if, and only if, history is fetched.
+Result<std::vector<FleetUnit>> read_fleet(Options const& o) {
+  auto fleet = o.devices.empty() ? read_ids(o.ids, o.url) : read_devices(o.devices);
+  if (!fleet) return fleet;
+  for (FleetUnit const& unit : *fleet) {
+    bool const since = unit.url.find("{since}") != std::string::npos;
+    bool const until = unit.url.find("{until}") != std::string::npos;
+    if (since != o.poll.history() || (until && !since)) {
+      return Status::usage(fmt::format("{}: {{since}} in its URL and --from belong together", unit.id));
+    }
+  }
+  return fleet;
+}
+
 // What is wrong with the options taken together, if anything.
 std::string mistake(Options const& o) {
   if (o.devices.empty() == (o.url.empty() && o.ids.empty())) return "give either --devices, or --url and --ids";
   if (o.url.empty() != o.ids.empty()) return "--url and --ids belong together";
+  if (!o.url.empty() && o.url.find("{id}") == std::string::npos) return "--url: has no {id} in it";
   if (public_url(o.url) != o.url) return "--url: secrets belong into a --header-file, or the URLs into --devices";
   if ((o.poll.every > Duration::zero()) + o.poll.once + o.poll.history() != 1)
     return "give one of --every, --once and --from";
+  if (!o.poll.history() && (o.to || o.poll.step > Duration::zero())) return "--to and --step belong to --from";
   if (o.poll.history() && o.poll.to <= *o.poll.from) return "--to is not after --from";
   return "";
 }
@@ -54,16 +70,9 @@ Exit run(Cli& cli, Io& io) {
   if (std::string const wrong = mistake(options); !wrong.empty()) return cli.wrong(wrong);
   if (options.poll.step <= Duration::zero()) options.poll.step = options.poll.to - options.poll.from.value_or(Time{});
   options.poll.limit = options.source.limit;
-  options.poll.read_fleet = [&] {
-    return options.devices.empty() ? read_ids(options.ids, options.url) : read_devices(options.devices);
-  };
+  options.poll.read_fleet = [&] { return read_fleet(options); };
   auto fleet = options.poll.read_fleet();
   if (!fleet) return cli.wrong(fleet.status().what());
-  for (FleetUnit const& unit : *fleet) {
-    if ((unit.url.find("{since}") != std::string::npos) != options.poll.history()) {
-      return cli.wrong(fmt::format("{}: {{since}} in its URL and --from belong together", unit.id));
-    }
-  }
   auto http = HttpClient::make(options.http, io.clock);
   if (!http) return cli.wrong(http.status().what());
   options.poll.slots = (*http)->max_in_flight();
