@@ -179,10 +179,10 @@ void HttpTransfer::conclude(CURLcode code, std::string const& reason, Time now) 
 }
 
 void HttpTransfer::release() {
-  response.body.clear();
-  if (response.body.capacity() > kKept) response.body = {};
-  sent_.clear();
-  if (sent_.capacity() > kKept) sent_ = {};
+  for (std::string* text : {&response.body, &sent_}) {
+    text->clear();
+    if (text->capacity() > kKept) std::string().swap(*text);  // assigned to, it would keep its memory
+  }
 }
 
 std::string HttpTransfer::why(CURLcode code) const {

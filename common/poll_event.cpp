@@ -41,7 +41,7 @@ std::string_view media_type(HttpResponse const& answer) {
 }  // namespace
 
 std::string reading_event(PollEvent const& event, HttpResponse const& answer) {
-  std::string line = head(event, "bsu.reading", media_type(answer), answer.body.size() + answer.body.size() / 8);
+  std::string line = head(event, "bsu.reading", media_type(answer), answer.body.size() + answer.body.size() / 4);
   if (valid_utf8(answer.body)) {
     line += R"(,"data":)";
     append_quoted(line, answer.body);

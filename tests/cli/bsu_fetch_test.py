@@ -2,11 +2,14 @@
 import base64
 import contextlib
 import datetime
+import fcntl
 import http.server
 import json
 import os
 import pathlib
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -189,6 +192,69 @@ class Once(unittest.TestCase):
         self.assertEqual([path for path, e in events.items() if "data_base64" in e], ["/bad"])
         self.assertEqual({e["datacontenttype"] for e in events.values()}, {"application/xml"})
 
+    def test_what_is_no_media_type_does_not_get_into_the_event(self):
+        types = {"/latin": b"\xff\xfe/x", "/words": b"plain text", "/good": b"text/xml;charset=utf-8", "/none": b""}
+
+        def answer(handler):
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Type: " + types[handler.path] + b"\r\n\r\nx")
+
+        with peer(answer) as url, file_of("".join(f"{path[1:]} {url}{path}\n" for path in types)) as devices:
+            done = fetch("--devices", devices, "--once")
+        self.assertEqual((done.exit, done.stderr), (0, ""))
+        done.stdout.encode("utf-8")
+        self.assertEqual({e["subject"]: e["datacontenttype"] for e in events_of(done.stdout)},
+                         {"latin": "application/xml", "words": "application/xml", "good": "text/xml", "none": "application/xml"})
+
+    def test_each_failure_has_its_cause(self):
+        def answer(handler):
+            if handler.path == "/old":
+                handler.wfile.write(b"hello\n")
+                handler.close_connection = True
+            elif handler.path == "/gzip":
+                handler.reply(200, b"no gzip", Content_Encoding="gzip")
+            elif handler.path == "/redirect":
+                handler.reply(302, Location="/good")
+            else:
+                handler.reply(304)  # though nobody asked for what has changed
+
+        paths = ("old", "gzip", "redirect", "unasked")
+        with peer(answer) as url:
+            lines = "".join(f"{path} {url}/{path}\n" for path in paths) + "nowhere http://nowhere.invalid/\n"
+            with file_of(lines) as devices:
+                done = fetch("--devices", devices, "--once", "--emit-failures")
+        causes = {e["subject"]: (e["data"]["cause"], e["data"].get("status")) for e in events_of(done.stdout)}
+        self.assertEqual(causes, {"old": ("protocol", None), "gzip": ("encoding", 200), "redirect": ("status", 302),
+                                  "unasked": ("status", 304), "nowhere": ("resolve", None)})
+
+    def test_large_answers_at_once_do_not_fill_the_memory(self):
+        body = b"<x>" + b"y" * (1 << 20) + b"</x>"
+        with peer(lambda h: h.reply(200, body)) as url, file_of("".join(f"u{i} {url}/{i}\n" for i in range(150))) as devices:
+            with Running("--devices", devices, "--once", "--timeout", "60s") as fetching:
+                peak = 0
+                while fetching.process.poll() is None:
+                    with contextlib.suppress(IndexError, OSError):
+                        peak = max(peak, resident(fetching.process.pid))
+                    time.sleep(0.01)
+                self.assertEqual((fetching.process.wait(), fetching.stderr()), (0, ""))
+                self.assertEqual([len(e["data"]) for e in fetching.events()], [len(body)] * 150)
+        self.assertGreater(peak, 4 << 20)
+        self.assertLess(peak, 64 << 20)
+
+    def test_proxies_come_from_the_environment(self):
+        asked = []
+
+        def answer(handler):
+            asked.append(handler.path)
+            handler.reply(200, b"<x/>")
+
+        with peer(answer) as url, file_of("a http://unit.invalid/x\n") as devices:
+            done = fetch("--devices", devices, "--once", env={"http_proxy": url})
+            direct = fetch("--devices", devices, "--once", env={"http_proxy": url, "no_proxy": "unit.invalid"})
+        self.assertEqual((done.exit, done.stderr), (0, ""))
+        self.assertEqual(asked, ["http://unit.invalid/x"])
+        self.assertEqual(direct.exit, 75)
+        self.assertIn("resolve 1 (a: ", direct.stderr)
+
     def test_some_that_do_not_answer_are_told_on_one_line(self):
         with sim("--units", "20", "--error", "0.2", "--cut", "0.1") as s:
             lines = pathlib.Path(fleet_of(s)).read_text() + "gone http://127.0.0.1:1/\n"
@@ -267,6 +333,72 @@ class Schedule(unittest.TestCase):
         self.assertLessEqual(len(events), answered)
         self.assertGreaterEqual(len(events), answered - 60, "all but what was on its way")
         self.assertEqual(len({e["id"] for e in events}), len(events))
+
+    def test_each_of_many_hosts_keeps_its_connection(self):
+        with sim("--units", "400") as s:
+            text = pathlib.Path(fleet_of(s)).read_text()
+            lines = [line.replace("127.0.0.1", line.split()[0] + ".fleet.localhost") for line in text.splitlines(True)]
+            with file_of("".join(lines)) as devices, Running("--devices", devices, "--every", "500ms") as fetching:
+                looks = [stats(s)]
+                while looks[-1]["healthy"]["least_polls"] < 4:
+                    time.sleep(0.1)
+                    looks.append(stats(s))
+                self.assertEqual(fetching.stop(), 143)
+                self.assertEqual(fetching.stderr(), "")
+        # One for each host, and one for each look.
+        self.assertLessEqual(looks[-1]["connections"]["accepted"], 400 + len(looks) + 20)
+
+    def test_few_descriptors_mean_fewer_requests_and_not_false_failures(self):
+        with sim("--units", "600") as s:
+            command = f"ulimit -n 200; exec {tool('bsu-fetch')} --devices {fleet_of(s)} --once"
+            done = run(["bash", "-c", command])
+            self.assertEqual(done.exit, 0)
+            self.assertEqual(len(events_of(done.stdout)), 600)
+            self.assertEqual(done.stderr, "bsu-fetch: --max-in-flight 1000: only 136, as no more than 200 descriptors are allowed "
+                             "(ulimit -n)\n")
+            self.assertLessEqual(stats(s)["connections"]["peak"], 136 + 2)
+
+    def test_a_name_server_that_does_not_answer_delays_nobody(self):
+        # In a network and with a resolv.conf of its own, where the name server takes questions and says nothing.
+        inside = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--", sys.executable, "-B", __file__, "--silent-resolver"]
+        if run([*inside[:-4], "true"]).exit != 0:
+            self.skipTest("no user namespaces here")
+        done = run(inside, timeout=120)
+        self.assertEqual(done.exit, 0, done.stderr)
+        seen = json.loads(done.stdout)
+        self.assertEqual(seen["exit"], 143)
+        # The first lookup would end after 10 s, and no poll come before.
+        self.assertLess(seen["max_gap_ms"], 4000)
+        self.assertRegex(seen["stderr"], r"timeout \d+ \(hole-\d+: http://hole-\d+.example/: no address within 1s\)")
+
+    def test_a_pipeline_that_stands_still_costs_no_memory_and_no_event(self):
+        with sim("--units", "3000") as s, tempfile.TemporaryDirectory() as folder:
+            command = f"echo $$ > {folder}/pid; exec {tool('publish')} {folder}/fleet/"
+            with Running("--devices", fleet_of(s), "--every", "500ms", "--dead-letters", f"{folder}/dead", "--", command) as fetching:
+                polls = lambda: stats(s)["polls"]
+                wait_for(lambda: polls() > 6000, 60, "polls")
+                publish = int(pathlib.Path(folder, "pid").read_text())
+                os.kill(publish, signal.SIGSTOP)
+
+                def quiet():
+                    before = polls()
+                    time.sleep(1)
+                    return polls() == before
+
+                wait_for(quiet, 60, "it to stop asking")
+                time.sleep(2)  # moments that pass
+                os.kill(publish, signal.SIGCONT)
+                before = polls()
+                wait_for(lambda: polls() > before + 6000, 60, "polls again")
+                self.assertLess(resident(fetching.process.pid), 64 << 20)
+                self.assertEqual(fetching.stop(), 143)
+                self.assertRegex(fetching.stderr(), r"bsu-fetch: \d{4,} polls left out in ")
+            kept = [e["id"] for path in pathlib.Path(folder, "fleet").glob("*.ndjson") for e in events_of(path.read_text())]
+            self.assertEqual(len(set(kept)), len(kept))
+            answered = stats(s)["outcomes"]["ok"]
+            self.assertLessEqual(len(kept), answered)
+            # What was on its way at the end or given up, no more.
+            self.assertGreater(len(kept), answered - 1500)
 
     def test_polls_are_spread_over_the_period(self):
         with sim("--units", "200") as s, Running("--devices", fleet_of(s), "--every", "2s"):
@@ -467,14 +599,18 @@ class Http2(unittest.TestCase):
             with Server(["nghttpd", "-v", "-a", "127.0.0.1", "-d", folder, "{port}", f"{folder}/key", f"{folder}/crt"], ready=None) as h2:
                 with file_of("".join(f"u{i} https://127.0.0.1:{h2.port}/u{i}\n" for i in range(40))) as devices:
                     done = fetch("--devices", devices, "--once", *patient, env={"CURL_CA_BUNDLE": f"{folder}/crt"})
+                    log = h2.stdout()
                     unknown = fetch("--devices", devices, "--once", *patient)
-                log = h2.stdout()
+                    run(["openssl", "rehash", folder])
+                    trusted = [fetch("--devices", devices, "--once", "--limit", "1", *patient, env={"CURL_CA_BUNDLE": "", **env})
+                               for env in ({"SSL_CERT_FILE": f"{folder}/crt"}, {"SSL_CERT_DIR": folder, "SSL_CERT_FILE": ""})]
         self.assertEqual((done.exit, done.stderr), (0, ""))
         self.assertEqual(sorted(e["data"] for e in events_of(done.stdout)), sorted(f"<bsu n='{i}'/>" for i in range(40)))
         asked = {line.split("]")[0] for line in log.splitlines() if "recv HEADERS" in line}
         self.assertEqual(len(asked), 1, "one connection")
         self.assertEqual((unknown.exit, unknown.stdout), (75, ""))
         self.assertIn("tls 40 (", unknown.stderr)
+        self.assertEqual([(t.exit, t.stderr, len(events_of(t.stdout))) for t in trusted], [(0, "", 1)] * 2)
 
 
 class Mistakes(unittest.TestCase):
@@ -491,6 +627,15 @@ class Mistakes(unittest.TestCase):
             with file_of(text) as devices:
                 self.refused("--devices", devices, "--once", says=says)
 
+    def test_a_url_that_is_not_utf_8_is_refused_and_a_byte_order_mark_is_not(self):
+        with tempfile.TemporaryDirectory() as folder, peer(lambda h: h.reply(200, b"x")) as url:
+            devices = pathlib.Path(folder, "fleet.txt")
+            devices.write_bytes(b"a http://h/\xff\n")
+            self.refused("--devices", str(devices), "--once", says="line 1 is not UTF-8")
+            devices.write_bytes(b"\xef\xbb\xbfa " + url.encode() + b"/\r\n")
+            done = fetch("--devices", str(devices), "--once")
+            self.assertEqual([e["subject"] for e in events_of(done.stdout)], ["a"])
+
     def test_options_that_do_not_fit_together_are_refused(self):
         with file_of("a http://127.0.0.1:1/\n") as devices:
             self.refused("--devices", devices, says="one of --every, --once and --from")
@@ -500,7 +645,31 @@ class Mistakes(unittest.TestCase):
             self.refused("--devices", devices, "--from", "2026-01-01", says="{since}")
             self.refused("--devices", devices, "--once", "--header-file", "/nonexistent", says="/nonexistent: No such file")
             self.refused("--devices", devices, "--once", "--max-in-flight", "0", says="--max-in-flight")
+            self.refused("--devices", devices, "--once", "--timeout", "0s", says="--timeout")
+            self.refused("--devices", devices, "--once", "--to", "2026-01-01", says="--to and --step belong to --from")
+            self.refused("--devices", devices, "--once", "--step", "1h", says="--to and --step belong to --from")
+            self.refused("--url", "http://h/", "--ids", devices, "--once", says="no {id} in it")
+
+
+def with_silent_resolver():
+    """Run inside the namespaces that test_a_name_server_that_does_not_answer_delays_nobody makes."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
+        fcntl.ioctl(resolver, 0x8914, struct.pack("16sH22x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+        resolver.bind(("127.0.0.1", 53))
+        conf = pathlib.Path(folder, "resolv.conf")
+        conf.write_text("nameserver 127.0.0.1\n")
+        subprocess.run(["mount", "--bind", conf, "/etc/resolv.conf"], check=True)
+        with sim("--units", "50") as s:
+            holes = "".join(f"hole-{i} http://hole-{i}.example/\n" for i in range(20))
+            with file_of(pathlib.Path(fleet_of(s)).read_text() + holes) as devices:
+                with Running("--devices", devices, "--every", "500ms", "--timeout", "1s") as fetching:
+                    wait_for(lambda: stats(s)["healthy"]["least_polls"] >= 12, 60, "twelve polls of each")
+                    gap = stats(s)["healthy"]["max_gap_ms"]
+                    print(json.dumps({"exit": fetching.stop(), "max_gap_ms": gap, "stderr": fetching.stderr()}))
 
 
 if __name__ == "__main__":
-    unittest.main()
+    if sys.argv[1:] == ["--silent-resolver"]:
+        with_silent_resolver()
+    else:
+        unittest.main()

@@ -142,6 +142,74 @@ TEST_CASE("a fleet that is slow as a whole keeps its slots until it answers") {
   CHECK(fleet.given_way == before);
 }
 
+TEST_CASE("a request gives way when others have overtaken it, not for its age") {
+  Duration now = seconds(1000);
+  Schedule schedule(seconds(1), 2);
+  for (std::size_t unit = 0; unit < 8; ++unit) schedule.add(unit, now);
+  auto const after = [&](int ms) { return now + seconds(1) + milliseconds(ms); };
+  auto const start = [&](int ms) {
+    auto const unit = schedule.next(after(ms));
+    REQUIRE(unit);
+    return *unit;
+  };
+  std::size_t const quick = start(0), slow = start(0);
+  schedule.answered(quick, after(20));
+  std::size_t const beside = start(20);
+  CHECK_FALSE(schedule.give_way(after(299)));  // nothing that began much later has been answered
+  schedule.answered(beside, after(300));
+  std::size_t const later = start(300);
+  CHECK_FALSE(schedule.give_way(after(301)));
+  schedule.answered(later, after(320));
+  (void)start(320);
+  CHECK(schedule.give_way(after(321)) == slow);
+}
+
+TEST_CASE("where nobody answers at all, requests give way in the end") {
+  Duration const now = seconds(1000);
+  Schedule schedule(seconds(1), 2);
+  for (std::size_t unit = 0; unit < 4; ++unit) schedule.add(unit, now);
+  Duration const due = now + seconds(1);
+  std::size_t const first = schedule.next(due).value();
+  CHECK(schedule.next(due));
+  schedule.answered(first, due + milliseconds(10));
+  CHECK(schedule.next(due + milliseconds(10)));
+  CHECK_FALSE(schedule.give_way(due + milliseconds(510)));
+  CHECK(schedule.give_way(due + milliseconds(511)));
+}
+
+TEST_CASE("after a standstill the fleet is asked on its moments, not in a burst, and what was missed is counted") {
+  Fleet fleet(seconds(1), 100, std::vector<Duration>(100, milliseconds(1)));
+  fleet.run(seconds(3));
+  CHECK(fleet.schedule.take_missed() == 0);
+  fleet.now += seconds(20);
+  fleet.asked.clear();
+  fleet.schedule.resume(fleet.now);
+  fleet.run(milliseconds(100));
+  CHECK(fleet.asked.size() >= 5);
+  CHECK(fleet.asked.size() <= 15);
+  fleet.run(milliseconds(910));
+  CHECK(fleet.asked.size() == 100);
+  auto const missed = fleet.schedule.take_missed();
+  CHECK(missed >= 19 * 100);
+  CHECK(missed <= 21 * 100);
+}
+
+TEST_CASE("slots may become fewer, and more again") {
+  Schedule schedule(Duration::zero(), 8);
+  for (std::size_t unit = 0; unit < 20; ++unit) schedule.add(unit, seconds(1));
+  auto const startable = [&] {
+    std::size_t count = 0;
+    while (schedule.next(seconds(1))) ++count;
+    return count;
+  };
+  schedule.allow(2);
+  CHECK(startable() == 2);
+  schedule.allow(5);
+  CHECK(startable() == 3);
+  schedule.allow(1);
+  CHECK(startable() == 0);
+}
+
 TEST_CASE("probes hold at most a quarter of the slots") {
   Fleet fleet(seconds(1), 40, std::vector<Duration>(200, kNever));
   fleet.timeout = seconds(30);
