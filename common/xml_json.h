@@ -29,9 +29,6 @@ class XmlJson {
     std::vector<std::string> types;   // PATH=int|float|bool
     std::vector<std::string> arrays;  // elements that are arrays even where there is one
   };
-  static constexpr std::size_t kMaxDepth = 400;  // elements; in JSON an array may stand around each
-  static constexpr std::size_t kMaxAttributes = 1024;
-  static constexpr std::size_t kMaxElements = 1 << 20;  // of one record
 
   [[nodiscard]] static Result<XmlJson> make(Options const& options);
   ~XmlJson();

@@ -13,7 +13,7 @@
 #include "common/stop.h"
 #include "common/tool_main.h"
 #include "common/xml_json.h"
-#include "common/xml_text.h"
+#include "common/xml_decoder.h"
 
 namespace {
 
