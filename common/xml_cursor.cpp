@@ -8,7 +8,7 @@ namespace inflight {
 
 void XmlCursor::begin() {
   error = {};
-  line_ = column_ = 1;
+  counted_place_ = {};
   at = token = counted_ = buffer.data();
   end = at + buffer.size();
   whole = true;
@@ -23,26 +23,29 @@ void XmlCursor::begin(Fill const& fill, std::size_t limit) {
   limit_ = limit;
 }
 
-void XmlCursor::count(char const* to, std::uint64_t& line, std::uint64_t& column) const {
+// Lines end as in section 2.11: with a line feed, a carriage return, or both.
+XmlCursor::Place XmlCursor::place_of(char const* to) const {
+  Place place = counted_place_;
   for (char const* from = counted_; from < to; ++from) {
-    if (*from == '\n' || (*from == '\r' && !(from + 1 < end && from[1] == '\n'))) {
-      ++line, column = 1;
-    } else {
-      column += (static_cast<unsigned char>(*from) & 0xc0) != 0x80 ? 1 : 0;
+    if (*from == '\r' || (*from == '\n' && !place.after_return)) {
+      ++place.line, place.column = 1;
+    } else if (*from != '\n') {
+      place.column += (static_cast<unsigned char>(*from) & 0xc0) != 0x80 ? 1 : 0;
     }
+    place.after_return = *from == '\r';
   }
+  return place;
 }
 
 std::uint64_t XmlCursor::token_line() {
-  count(token, line_, column_);
+  counted_place_ = place_of(token);
   counted_ = token;
-  return line_;
+  return counted_place_.line;
 }
 
 XmlStep XmlCursor::fail_at(char const* place, std::string_view what) {
-  std::uint64_t line = line_, column = column_;
-  count(place, line, column);
-  error = Status::rejected(fmt::format("line {}, column {}: {}", line, column, what));
+  Place const found = place_of(place);
+  error = Status::rejected(fmt::format("line {}, column {}: {}", found.line, found.column, what));
   return XmlStep::bad;
 }
 

@@ -67,12 +67,16 @@ class XmlCursor {
 
  private:
   XmlStep bad_character();
-  void count(char const* to, std::uint64_t& line, std::uint64_t& column) const;
+  struct Place {
+    std::uint64_t line = 1, column = 1;
+    bool after_return = false;  // a line feed that follows is of the same end of line, in whatever piece it comes
+  };
+  [[nodiscard]] Place place_of(char const* at) const;
 
   Fill const* fill_ = nullptr;
   std::size_t limit_ = 0;
-  char const* counted_ = nullptr;
-  std::uint64_t line_ = 1, column_ = 1;  // of counted_, at or before the token
+  char const* counted_ = nullptr;  // at or before the token
+  Place counted_place_;
 };
 
 }  // namespace inflight

@@ -113,8 +113,8 @@ struct XmlJson::State {
   XmlScanner scanner;
   std::string scratch;
 
-  Status convert(Take const& take) {
-    scanner.begin_document();
+  Status convert(std::size_t limit, Take const& take) {
+    scanner.begin_document(limit);
     std::uint64_t taken = 0;
     for (;;) {
       auto more = scanner.next();
@@ -152,16 +152,17 @@ std::string& XmlJson::text() { return state_->in.buffer; }
 
 Status XmlJson::convert(Take const& take) {
   state_->in.begin();
-  return state_->convert(take);
+  return state_->convert(XmlTree::kMaxText, take);
 }
 
 Status XmlJson::convert(Fill const& fill, std::size_t limit, Take const& take) {
   state_->in.begin(fill, limit);
-  return state_->convert(take);
+  return state_->convert(limit, take);
 }
 
 Status XmlJson::write(std::string& out) {
   State& s = *state_;
+  if (!s.tree.given_up().empty()) return Status::rejected(s.tree.given_up());
   std::size_t const before = out.size();
   out.resize(before + s.tree.bound());
   Writing writing(s.tree, s.shape, s.options.infer, s.scratch);
@@ -173,7 +174,7 @@ Status XmlJson::write(std::string& out) {
 bool XmlJson::find(Path const& path, std::string& quoted) const {
   XmlTree const& tree = state_->tree;
   auto const& steps = path.steps();
-  if (!path.in_data() || steps[0] != tree.node(XmlTree::kRoot).name->text) return false;
+  if (!path.in_data() || !tree.given_up().empty() || steps[0] != tree.node(XmlTree::kRoot).name->text) return false;
   std::string scratch;
   auto give = [&](std::string_view text) {
     quoted.assign(1, '"').append(text) += '"';

@@ -42,10 +42,13 @@ class XmlJson {
   // Where one document's text is put (UTF-8, checked) before convert().
   [[nodiscard]] std::string& text();
   [[nodiscard]] Status convert(Take const& take);
-  // The same in pieces; `limit` bounds one tag, comment or CDATA section.
+  // The same in pieces: then only the record at hand is in memory. `limit` bounds, in bytes, one tag, comment or CDATA
+  // section, without which nothing can be read on, and a record's text: one that has more is still given to `take`, but
+  // write() rejects it.
   [[nodiscard]] Status convert(Fill const& fill, std::size_t limit, Take const& take);
 
-  // Appends the record as a JSON object with one member, its element. Code::rejected: a value is not of its --type.
+  // Appends the record as a JSON object with one member, its element. Code::rejected: a value is not of its --type,
+  // or the record is over `limit` or kMaxElements of xml_tree.h.
   [[nodiscard]] Status write(std::string& out);
   // What a JSON Pointer names in the record, as a JSON string; false where that is nothing, null, or no scalar.
   [[nodiscard]] bool find(Path const& path, std::string& quoted) const;

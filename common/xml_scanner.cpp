@@ -21,9 +21,9 @@ void append_escaped(std::string& out, std::uint32_t code) {
 
 }  // namespace
 
-void XmlScanner::begin_document() {
+void XmlScanner::begin_document(std::size_t limit) {
   names_.begin_document();
-  tree_.begin_document();
+  tree_.begin_document(limit);
   open_.clear();
   begun_ = had_root_ = had_doctype_ = record_done_ = false;
   record_line_ = 1;
@@ -37,7 +37,12 @@ Result<bool> XmlScanner::next() {
       in_.token = in_.at;
       step = token();
       if (step == XmlStep::bad) return in_.error;
-      if (record_done_) return record_done_ = false, true;
+      tree_.check_size();
+      if (record_done_) {
+        in_.token = in_.at;
+        record_done_ = false;
+        return true;
+      }
       if (step == XmlStep::ok && in_.at < in_.end) continue;
       if (step == XmlStep::ok) in_.token = in_.at;
     } else if (in_.whole) {
@@ -107,8 +112,7 @@ XmlStep XmlScanner::start_tag() {
   if (open_.size() == kMaxDepth)
     return in_.fail_at(in_.token, fmt::format("more than {} elements inside each other", kMaxDepth));
   bool const was_kept = tree_.keeps();
-  if (!tree_.open(tag, *name))
-    return in_.fail_at(in_.token, fmt::format("more than {} elements in a record", XmlTree::kMaxElements));
+  tree_.open(tag, *name);
   if (tag.is_kept && !was_kept && in_.in_pieces()) record_line_ = in_.token_line();
   had_root_ = true;
   open_.push_back(name);

@@ -23,8 +23,8 @@ class XmlScanner {
   // All of them outlive the scanner.
   XmlScanner(XmlCursor& in, XmlNames& names, XmlTree& tree) : in_(in), names_(names), tree_(tree), prolog_(in, names) {}
 
-  // After in.begin().
-  void begin_document();
+  // After in.begin(); `limit` is of the tree's records.
+  void begin_document(std::size_t limit);
   // Reads on. True: the tree has the next record of several; false: that was the document's end. Code::rejected: it is
   // not well-formed, or over a bound. Other codes are of the text's source.
   [[nodiscard]] Result<bool> next();

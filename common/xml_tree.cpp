@@ -1,5 +1,7 @@
 #include "common/xml_tree.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace inflight {
@@ -40,8 +42,9 @@ std::string_view XmlTree::right_trimmed(std::string_view text) {
   return text;
 }
 
-void XmlTree::begin_document() {
+void XmlTree::begin_document(std::size_t limit) {
   clear();
+  limit_ = std::min(limit, kMaxText);
   frames_.clear();
   matched_ = 0;
   had_parent_ = false;
@@ -57,8 +60,17 @@ void XmlTree::clear() {
   reset(pieces_, 1);
   reset(attributes_, 0);
   reset(escaped_, 0);
+  given_up_.clear();
   bound_ = 16;
 }
+
+void XmlTree::give_up(std::string why) {
+  clear();
+  given_up_ = std::move(why);
+  for (std::size_t i = record_frame_; i < frames_.size(); ++i) frames_[i] = {};
+}
+
+void XmlTree::give_up_size() { give_up(fmt::format("a record of more than {} bytes of text", limit_)); }
 
 XmlTree::Tag XmlTree::begin_tag(XmlName const& name, std::uint64_t mark) const {
   Tag tag{attributes_.size(), escaped_.size(), mark};
@@ -76,11 +88,13 @@ void XmlTree::undo(Tag const& tag) {
   escaped_.resize(tag.escaped);
 }
 
-bool XmlTree::open(Tag const& tag, XmlName const& name) {
+void XmlTree::open(Tag const& tag, XmlName const& name) {
   Frame frame;
-  if (tag.is_kept) {
-    if (nodes_.size() > kMaxElements) return false;
+  if (tag.is_kept && nodes_.size() > kMaxElements) {
+    give_up(fmt::format("more than {} elements in a record", kMaxElements));
+  } else if (tag.is_kept) {
     frame.node = static_cast<std::uint32_t>(nodes_.size());
+    if (frame.node == kRoot) record_frame_ = frames_.size();
     if (keeps()) {
       Frame& parent = frames_.back();
       (parent.last_child == 0 ? nodes_[parent.node].first_child : nodes_[parent.last_child].next) = frame.node;
@@ -102,13 +116,13 @@ bool XmlTree::open(Tag const& tag, XmlName const& name) {
     had_parent_ = had_parent_ || matched_ + 1 == each_.size();
   }
   frames_.push_back(frame);
-  return true;
 }
 
 bool XmlTree::close(std::uint64_t mark) {
   Frame const frame = frames_.back();
   frames_.pop_back();
   matched_ = std::min(matched_, frames_.size());
+  if (!given_up_.empty() && frames_.size() == record_frame_) return !each_.empty();
   if (frame.node == 0) return false;
   Node& node = nodes_[frame.node];
   if (frame.solid_piece == 0) {

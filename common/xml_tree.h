@@ -17,8 +17,9 @@ namespace inflight {
 
 class XmlTree {
  public:
-  static constexpr std::size_t kMaxElements = 1 << 20;  // of one record
-  static constexpr std::uint32_t kRoot = 1;             // the record's element; 0 is none
+  static constexpr std::size_t kMaxElements = 1 << 20;           // of one record
+  static constexpr std::size_t kMaxText = std::size_t{1} << 30;  // places in it are 32-bit numbers
+  static constexpr std::uint32_t kRoot = 1;                      // the record's element; 0 is none
 
   struct Attribute {
     XmlName* name = nullptr;
@@ -47,7 +48,13 @@ class XmlTree {
 
   // For the scanner.
 
-  void begin_document();
+  // A record of more than `limit` bytes of text, at most kMaxText, is given up: nothing more of it is kept, and
+  // given_up() says why. One with more than kMaxElements is, too.
+  void begin_document(std::size_t limit);
+  // To be asked after each token, which are bounded by themselves.
+  void check_size() {
+    if (escaped_.size() > limit_) give_up_size();
+  }
   void clear();  // the record has been taken
 
   // An element whose start tag is being read; nothing of it is here yet but its attributes.
@@ -74,8 +81,7 @@ class XmlTree {
   [[nodiscard]] std::size_t attributes_of(Tag const& tag) const { return attributes_.size() - tag.attributes; }
   // The tag was cut off, and will be read anew.
   void undo(Tag const& tag);
-  // False: there are too many elements.
-  [[nodiscard]] bool open(Tag const& tag, XmlName const& name);
+  void open(Tag const& tag, XmlName const& name);
   // True: that was the element of a record of `each`.
   [[nodiscard]] bool close(std::uint64_t mark);
 
@@ -93,6 +99,8 @@ class XmlTree {
 
   // For whoever reads the record.
 
+  // Why there is nothing of the record but this; empty where it is here.
+  [[nodiscard]] std::string const& given_up() const { return given_up_; }
   [[nodiscard]] Node const& node(std::uint32_t index) const { return nodes_[index]; }
   [[nodiscard]] Attribute const& attribute(std::uint32_t index) const { return attributes_[index]; }
   [[nodiscard]] std::string_view value(Attribute const& attribute) const {
@@ -122,6 +130,8 @@ class XmlTree {
   static std::string_view right_trimmed(std::string_view text);
   void add(std::string_view text, std::size_t solid);
   void group(Node& node, std::uint64_t mark);
+  void give_up(std::string why);
+  void give_up_size();
 
   XmlShape const& shape_;
   std::vector<std::string> each_;
@@ -131,6 +141,9 @@ class XmlTree {
   std::vector<Piece> pieces_;
   std::string escaped_;
   std::vector<Frame> frames_;
+  std::size_t record_frame_ = 0;  // of the record's element
+  std::size_t limit_ = kMaxText;
+  std::string given_up_;
   std::size_t bound_ = 0;
   std::size_t matched_ = 0;  // steps of `each` that are open
   bool had_parent_ = false;
