@@ -78,6 +78,7 @@ XmlStep XmlScanner::token() {
 }
 
 XmlStep XmlScanner::markup() {
+  if (in_.at + 1 == in_.end) return XmlStep::more;
   switch (in_.at[1]) {
     case '/':
       return end_tag();

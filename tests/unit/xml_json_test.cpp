@@ -48,8 +48,9 @@ TEST_CASE("a document is the same in pieces of every size, lines and columns too
       "é='\r\n\"'\r\n>ö\uffe9</b\r\n>\r\n"
       "<c><b/></c><b/></f>\r\n";
   XmlJson xml = of_each("/f/b");
-  for (std::string const& document : {good, good + "\r\n<x>", good.substr(0, good.size() - 8) + "<!--\r\n--->",
-                                      good.substr(0, good.size() - 7) + "\r\n\r\n &x;", "\r\n\r\n" + good}) {
+  for (std::string const& document :
+       {good, good + "<!-- e -->\r\n<?p?>", good + "\r\n<x>", good.substr(0, good.size() - 8) + "<!--\r\n--->",
+        good.substr(0, good.size() - 7) + "\r\n\r\n &x;", "\r\n\r\n" + good}) {
     std::string const whole = records(xml, document, document.size());
     for (std::size_t piece = 1; piece < document.size(); ++piece) CHECK(records(xml, document, piece) == whole);
   }
