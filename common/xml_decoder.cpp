@@ -129,7 +129,7 @@ Status XmlDecoder::decode(std::string_view bytes, bool last, std::string& text) 
   State& s = *state_;
   s.held.append(bytes);
   if (s.name.empty()) {
-    bool const undecided = s.held.size() < 4 || (s.held.starts_with("<?xml") && s.held.size() < 1024 &&
+    bool const undecided = s.held.size() < 5 || (s.held.starts_with("<?xml") && s.held.size() < 1024 &&
                                                  s.held.find("?>") == std::string::npos);
     if (undecided && !last) return {};
     if (Status status = s.choose(); !status.ok()) return status;

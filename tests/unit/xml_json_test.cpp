@@ -146,4 +146,12 @@ TEST_CASE("bytes are decoded the same in pieces of every size") {
       CHECK(out == text);
     }
   }
+  std::string const latin1 = "<?xml version='1.0' encoding='latin1'?><a>\xe4</a>";
+  for (std::size_t piece = 1; piece <= latin1.size(); ++piece) {
+    XmlDecoder decoder;
+    std::string out;
+    for (std::size_t at = 0; at < latin1.size(); at += piece)
+      CHECK(decoder.decode(latin1.substr(at, piece), at + piece >= latin1.size(), out).ok());
+    CHECK(out == "<?xml version='1.0' encoding='latin1'?><a>\u00e4</a>");
+  }
 }
