@@ -4,8 +4,10 @@ PREFIX ?= /usr/local
 SETUP ?= scripts/setup
 JOBS ?= $(shell nproc)
 BUILD := build/release
-CONFIGURE := test -f $(BUILD)/build.ninja || cmake --preset release
-COMPILE := cmake --build --preset release -j $(JOBS)
+# One build at a time in a folder, as ninja wants it: two of `make demo` may be started at once.
+ALONE := mkdir -p build && flock build
+CONFIGURE := $(ALONE) sh -c 'test -f $(BUILD)/build.ninja || cmake --preset release'
+COMPILE := $(ALONE) cmake --build --preset release -j $(JOBS)
 
 .PHONY: all demo test lint format bench faults install clean help
 all:
@@ -14,13 +16,13 @@ all:
 	@$(COMPILE)
 
 demo:
-	@$(SETUP) build run
+	@$(SETUP) build demo
 	@$(CONFIGURE)
 	@$(COMPILE) --target tools bsu-sim
 	@scripts/demo build/release/bin
 
 test:
-	@$(SETUP) build run
+	@$(SETUP) build test
 	@$(CONFIGURE)
 	@$(COMPILE)
 	@ctest --test-dir $(BUILD) --no-tests=error --output-on-failure -j $(JOBS)
@@ -34,13 +36,13 @@ format:
 	@find common tools tests -name '*.h' -o -name '*.cpp' | xargs -r clang-format -i
 
 bench:
-	@$(SETUP) build run
+	@$(SETUP) build bench
 	@$(CONFIGURE)
 	@$(COMPILE)
 	@tests/bench/run build/release
 
 faults:
-	@$(SETUP) build run
+	@$(SETUP) build test
 	@$(CONFIGURE)
 	@$(COMPILE)
 	@tests/faults/run --all

@@ -4,8 +4,12 @@ import pathlib
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from harness import wait_for  # noqa: E402
 
 SETUP = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "setup"
 
@@ -75,7 +79,7 @@ class Setup(unittest.TestCase):
         calls = self.read("calls").splitlines()
         self.assertEqual(len(calls), 2, calls)
         self.assertTrue(calls[0].endswith(" update"), calls)
-        self.assertTrue(calls[1].endswith(" jq zstd"), calls)
+        self.assertTrue(calls[1].endswith(" zstd jq"), calls)
 
     def test_the_list_is_what_is_installed_on_an_empty_machine(self):
         self.setup("lint")
@@ -117,6 +121,34 @@ class Setup(unittest.TestCase):
         self.assertEqual(self.setup().returncode, 0)
         self.assertFalse(self.policy.exists())
 
+    def test_a_policy_that_a_killed_run_left_goes_also_where_nothing_is_missing_any_more(self):
+        self.write("meanwhile", 'kill -KILL "$PPID"')
+        self.assertEqual(self.setup().returncode, -signal.SIGKILL)
+        self.write("installed", "\n".join(self.packages()))
+        result = self.setup()
+        self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "", ""))
+        self.assertFalse(self.policy.exists())
+
+    def test_a_second_setup_waits_and_then_finds_its_own_packages_missing_no_more(self):
+        """The first to end would take the policy from under the other."""
+        self.write("meanwhile", f"""
+            if mkdir {self.work}/first 2>/dev/null; then
+              until [ -e {self.work}/go ]; do sleep 0.02; done
+              echo jq >{self.work}/installed
+            fi""")
+        wanted = ["bash", "-c", f"{SETUP} test 2>{self.work}/$0"]
+        with subprocess.Popen([*wanted, "one"], env=self.environment, stdin=subprocess.DEVNULL) as one:
+            wait_for((self.work / "first").exists, what="apt-get install")
+            with subprocess.Popen([*wanted, "two"], env=self.environment, stdin=subprocess.DEVNULL) as two:
+                wait_for(lambda: "waiting" in self.read("two"), what="the second one to wait")
+                self.assertTrue(self.policy.exists())
+                self.write("go", "")
+                self.assertEqual((one.wait(60), two.wait(60)), (0, 0))
+        installs = [call for call in self.read("calls").splitlines() if " install " in call]
+        self.assertIn(" jq ", installs[0])
+        self.assertNotIn(" jq ", installs[1])
+        self.assertFalse(self.policy.exists())
+
     def test_where_not_root_it_takes_sudo_for_apt_and_for_the_policy(self):
         self.write("uid", "1000\n")
         self.assertEqual(self.setup().returncode, 0)
@@ -128,9 +160,9 @@ class Setup(unittest.TestCase):
             (self.work / "bin" / program).symlink_to(f"/bin/{program}" if program != "env" else "/usr/bin/env")
         (self.work / "bin" / "apt-get").unlink()
         self.environment["PATH"] = str(self.work / "bin")
-        result = self.setup("run")
+        result = self.setup("demo")
         self.assertEqual((result.returncode, result.stdout), (1, ""))
-        self.assertIn("run: sqlite3 jq", result.stderr)
+        self.assertIn("demo: python3 zstd\n", result.stderr)
 
     def test_an_unknown_group_is_a_usage_error(self):
         result = self.setup("everything")
