@@ -105,6 +105,7 @@ class CheckDocs(Project):
         for tool in ("publish", "xml2json"):
             self.write(f"tools/{tool}.cpp")
             self.write(f"man/{tool}.1")
+        self.write("man/inflight.7", ".Bl -tag\n.It Xr publish 1\na\n.It Xr xml2json 1\nb\n.El\n.Sh SEE ALSO\n.Xr jq 1\n")
         self.write("README.md", "| tool | does |\n|---|---|\n| `publish` | a |\n| [`xml2json`](man/xml2json.1) | b |\n")
 
     def faults(self):
@@ -116,6 +117,10 @@ class CheckDocs(Project):
     def test_a_tool_without_a_manual_fails(self):
         (self.root / "man/publish.1").unlink()
         self.assertEqual(self.faults(), "check-docs: publish: has not a manual man/NAME.1\n")
+
+    def test_a_tool_without_a_line_in_the_overview_fails(self):
+        self.write("man/inflight.7", ".It Xr publish 1\n")
+        self.assertEqual(self.faults(), "check-docs: xml2json: has not a line in man/inflight.7\n")
 
     def test_a_tool_without_a_row_fails(self):
         self.write("README.md", "publish and `xml2json`\n| `xml2json` | b |\n")

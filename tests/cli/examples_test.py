@@ -1,0 +1,189 @@
+"""Every example of the README, of the manuals and of --help works as it is written, in a folder with what it speaks of."""
+import contextlib
+import gzip
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from harness import BIN, ROOT, Server, run, tool, wait_for  # noqa: E402
+
+TOOLS = (BIN.parent / "tools.txt").read_text().split()
+# Servers and folders that are not of this machine, and what stands here for them.
+REPLACED = {"https://api/bsus/{id}/history?from={since}&to={until}": "{sim}/bsus/{id}/history?since={since}&until={until}",
+            "/mnt/other/": "other/",
+            "s3-archive put archive/": "s3-archive put archive/ --max-age 200ms"}  # not to wait for a minute
+
+
+def commands(lines):
+    """The command lines among these: a backslash or an open quote goes on, and a comment at the end goes."""
+    command = ""
+    for line in lines:
+        command += line + "\n"
+        with contextlib.suppress(ValueError):
+            words = shlex.split(command.rstrip("\\\n"), comments=True)
+            if not line.endswith("\\"):
+                if words:
+                    yield re.sub(r"  +# .*\n$", "\n", command).strip()
+                command = ""
+    assert not command, f"half a command: {command}"
+
+
+def of_manual(path):
+    """What is set off in EXAMPLES, and in inflight.7 anywhere."""
+    page = run(["mandoc", "-T", "ascii", "-O", "width=200", str(path)])
+    text = re.sub(r".\x08", "", page.stdout)
+    if path.name != "inflight.7":
+        text = re.search(r"^EXAMPLES\n(.*?)(?=^\S)", text, re.M | re.S)[1]
+    programs = [*TOOLS, "zcat", "zstdcat", "sqlite3"]
+    lines = [line[5:] for line in text.splitlines()]
+    kept, going_on = [], False
+    for line in lines:
+        begins = line.split()[:1] and line.split()[0] in programs and (line.startswith("      ") or path.name == "inflight.7")
+        begins = begins and not re.match(r" *\S+\(1\)", line)
+        if begins or going_on:
+            kept.append(line.strip())
+            whole = "\n".join(kept)
+            going_on = line.endswith("\\") or whole.count("'") % 2 == 1 or whole.replace('\\"', "").count('"') % 2 == 1
+    return list(commands(kept))
+
+
+def of_help(name):
+    text = re.search(r"^Examples:\n(.*?)\n\n", run([tool(name), "--help"]).stdout, re.M | re.S)[1]
+    return list(commands(line.strip() for line in text.splitlines()))
+
+
+README = (ROOT / "README.md").read_text()
+HERE_DOCUMENT = re.compile(r"^cat >(\S+) <<end\n(.*?)^end$", re.M | re.S)
+
+
+def of_readme():
+    for block in re.findall(r"^```sh\n(.*?)^```", HERE_DOCUMENT.sub("", README), re.M | re.S):
+        yield from (c for c in commands(block.splitlines()) if c.split()[0] in TOOLS)
+
+
+def event(n, **changes):
+    return json.dumps({"specversion": "1.0", "id": f"e{n}", "source": "old", "type": "bsu.reading", "subject": f"bsu-{n:05}",
+                       "recordedtime": f"2018-07-01T13:00:{n % 60:02}Z", "datacontenttype": "application/xml",
+                       "data": f'<bsu time="2018-07-01T12:59:{n % 60:02}Z"><status>fault</status><power>{n}.5</power></bsu>',
+                       **changes}) + "\n"
+
+
+class Examples(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.sim = Server([tool("bsu-sim"), "--port", "0", "--units", "20", "--firmware", "attributes", "--devices", "{dir}/fleet.txt"])
+        cls.sim.__enter__()
+        cls.addClassCleanup(cls.sim.__exit__)
+        folder = tempfile.TemporaryDirectory(prefix="inflight-test-")
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = pathlib.Path(folder.name)
+        cls.environment = dict(os.environ, PATH=f"{BIN}:{cls.folder}:{os.environ['PATH']}")
+        (cls.folder / "fix-xml").write_text("#!/bin/sh\nexec sed -u 's/<bsu>[^\"]*/<bsu\\/>/'\n")
+        (cls.folder / "fix-xml").chmod(0o755)
+        cls.world = cls.folder / "world"
+        cls.world.mkdir()
+        (cls.world / "other").mkdir()
+        shutil.copy(cls.sim.dir / "fleet.txt", cls.world)
+        for name, text in {**dict(HERE_DOCUMENT.findall(README)), "units.txt": "bsu-00001\n", "token.txt": "Authorization: Bearer x\n",
+                           "fleet-2018.xml": "<f:fleet xmlns:f='x'><f:bsu><f:power>1</f:power></f:bsu></f:fleet>"}.items():
+            (cls.world / name).write_text(text)
+        with gzip.open(cls.world / "old.ndjson.gz", "wt") as old:
+            old.writelines(event(n) for n in range(30, 40))
+        events = [event(n) for n in range(20)] + [event(17, id="b17", subject="bsu-17")]
+        bad = [event(n, data="<bsu>\n<") for n in range(20, 23)]
+        cls.prepare("s3-archive put archive/", "".join(events))
+        cls.prepare("publish fleet/", "".join(events + bad))
+        cls.prepare("consume fleet/ --as data --until-empty -- 'xml2json | sql-write sqlite:data.db'")
+        cls.prepare("xml2json | sql-write sqlite:fleet.db", "".join(events))
+
+    @classmethod
+    def prepare(cls, command, stdin=""):
+        done = run(["bash", "-o", "pipefail", "-c", command], stdin, cwd=cls.world, env=cls.environment)
+        assert done.exit == 0, (command, done)
+
+    def try_all(self, found):
+        """One after the other in one folder, as somebody would who reads the page."""
+        box = self.folder / "box"
+        shutil.copytree(self.world, box)
+        try:
+            for command in found:
+                with self.subTest(command=command):
+                    for other, ours in REPLACED.items():
+                        command = command.replace(other, ours.replace("{sim}", self.sim.url))
+                    self.try_going_on(command, box) if self.goes_on(command) else self.try_out(command, box)
+        finally:
+            shutil.rmtree(box)
+
+    def assert_messages(self, command, stderr):
+        """Silence, but for what is news, and for what the malformed events bring a plain pipe to say."""
+        news = r"s3-archive: july.state: complete|dlq-replay: \d letters go through .*"
+        if "--ack exit" in command:
+            news += "|xml2json: line .*|consume: .*"
+        self.assertRegex(stderr, rf"\A(({news})\n)*\Z")
+
+    def try_out(self, command, box):
+        done = run(["bash", "-o", "pipefail", "-c", command], cwd=box, env=self.environment)
+        if "--check" in command:
+            self.assertEqual((done.exit, done.stdout), (1, ""))
+            self.assertRegex(done.stderr, r"\Aconsume: .*dead.*\n\Z")
+        else:
+            self.assertEqual(done.exit, 0, done.stderr)
+            self.assert_messages(command, done.stderr)
+
+    @staticmethod
+    def goes_on(command):
+        first = shlex.split(command)
+        ending = {"--until-empty", "--list", "--check", "--register", "--remove"}
+        return (first[0] == "consume" and not ending & set(first)) or (first[0] == "bsu-fetch" and "--every" in first)
+
+    def try_going_on(self, command, box):
+        words = shlex.split(command)
+        name = words[words.index("--as") + 1] if "--as" in words else None
+        process = subprocess.Popen(["bash", "-c", "exec " + command], cwd=box, env=self.environment, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+        def at_work():
+            self.assertIsNone(process.poll())
+            if name:
+                listed = run(["consume", "fleet/", "--list"], cwd=box, env=self.environment).stdout
+                found = re.search(rf"^{name} +(\d+) .*running$", listed, re.M)
+                return found and int(found[1]) >= 20
+            return sum(f.stat().st_size for f in box.glob("fleet/*.ndjson")) > size
+
+        size = sum(f.stat().st_size for f in box.glob("fleet/*.ndjson"))
+        try:
+            wait_for(at_work, what=f"the events of: {command}")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, stderr = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 143, stderr)
+        self.assert_messages(command, stderr)
+
+    def test_of_the_readme(self):
+        found = list(of_readme())
+        self.assertGreater(len(found), 10)
+        self.try_all(found)
+
+    def test_of_help(self):
+        for name in TOOLS:
+            self.try_all(of_help(name))
+
+    def test_of_the_manuals(self):
+        pages = [ROOT / "man" / f"{name}.1" for name in TOOLS] + [ROOT / "man" / name for name in ("inflight.7", "exchange.7")]
+        for page in pages:
+            found = of_manual(page)
+            self.assertGreaterEqual(len(found), 2, page)
+            self.try_all(found)
+
+
+if __name__ == "__main__":
+    unittest.main()
