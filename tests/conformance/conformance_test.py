@@ -654,6 +654,38 @@ class Conformance(unittest.TestCase):
                     self.assert_fails(kind, result, 75)
                     self.assertEqual(kind.stored(other, ""), [])
 
+    def test_a_reader_that_closes_early_is_no_receipt(self):
+        text = lines(*(delivered(n) for n in range(1, 3001))).encode()
+        for kind in self.kinds(reads=True):
+            if isinstance(kind, Sink):
+                continue
+            with self.ready(kind) as box, Channel() as channel:
+                process = subprocess.Popen(kind.command(box), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                           stderr=subprocess.PIPE, env=channel.env, pass_fds=[channel.writer])
+                process.stdout.close()
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(text)
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
+                stderr = process.stderr.read().decode()
+                process.stderr.close()
+                self.assertEqual((process.wait(60), stderr), (0, ""))
+                self.assertEqual(channel.positions("stored", "last", "dropped", "rejected"), set())
+
+    def test_what_a_reader_of_consume_did_not_take_is_not_settled(self):
+        (kind,) = TOOLS["consume"]
+        for taken in 0, 1:
+            with self.ready(kind) as box:
+                process = subprocess.Popen(kind.command(box), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+                for _ in range(taken):
+                    process.stdout.readline()
+                process.stdout.close()
+                self.assertEqual(process.wait(60), 0)
+                rest = run(kind.command(box))
+                self.assertEqual(rest.exit, 0, rest.stderr)
+                # What fits into the pipe at once cannot be told from what was read.
+                self.assertEqual(kind.stored(box, rest.stdout)[-2000:], ids(3000)[-2000:])
+
     def test_a_rejection_that_nobody_hears_is_a_failure(self):
         for kind in self.kinds(reads=True):
             with self.ready(kind) as box:
