@@ -43,8 +43,10 @@ Result<bool> record_hole(Disk& disk, std::string const& path, std::uint64_t firs
   each_hole(text, [&](std::uint64_t a, std::uint64_t b) { known = known || (a == first && b == end); });
   if (known) return false;
   ordered_json const hole = {{"first", first}, {"end", end}, {"why", why}, {"recorded", format_rfc3339(now)}};
-  std::string line = hole.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
-  if (!text.empty() && text.back() != '\n') line.insert(0, "\n");
+  std::string line;
+  if (!text.empty() && text.back() != '\n') line += '\n';
+  line += hole.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  line += '\n';
   auto fd = disk.open(path, O_WRONLY | O_CREAT);
   if (!fd) return fd.status();
   if (text.empty()) {

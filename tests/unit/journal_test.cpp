@@ -467,6 +467,28 @@ TEST_CASE("journal: what a killed writer left half done is cut") {
   CHECK(slurp(folder + kFirstIndex) == index);
 }
 
+TEST_CASE("journal: a writer that was there before keeps what a killed one had written but for the mark") {
+  TempFolder temp;
+  std::string const folder = temp / "j";
+  fill(folder, 1 << 20);
+  QuickDisk disk;
+  auto writer = open_writer(disk, folder);
+  std::string const before = slurp(folder + kFirstIndex).substr(0, 12288);
+  {
+    auto killed = open_writer(disk, folder);
+    REQUIRE(append_numbered(killed, 10, 2));
+    Fd const fd(::open((folder + kFirstIndex).c_str(), O_WRONLY));
+    REQUIRE(Disk().write_at(fd.get(), before, 0, "index").ok());
+  }
+  auto const appended = append_numbered(writer, 12, 1);
+  REQUIRE(appended);
+  CHECK(appended->first == 12);
+  Reading const reading = read_everything(folder);
+  check_truth(reading);
+  CHECK(reading.events.size() == 13);
+  CHECK(reading.damages.empty());
+}
+
 TEST_CASE("journal: a failed fsync seals the segment and ends the writer; the next one goes on in a new segment") {
   TempFolder temp;
   std::string const folder = temp / "j";
@@ -692,6 +714,25 @@ TEST_CASE("journal: a batch whose mark could not be written is off the disk befo
   CHECK(append_numbered(writer, 10, 2).status().code() == Code::temporary);
   CHECK(disk.durable == index);
   CHECK(read_everything(folder).end == 10);
+}
+
+TEST_CASE("journal: a mark that was written though the write failed has committed its batch: readers have seen it") {
+  class LateFault final : public QuickDisk {
+   public:
+    Status write_at(int fd, std::string_view bytes, std::uint64_t offset, std::string const& path) override {
+      Status const status = QuickDisk::write_at(fd, bytes, offset, path);
+      return path.ends_with(".index") && offset < 12288 ? Status::from_errno(path, EIO) : status;
+    }
+  };
+  TempFolder temp;
+  std::string const folder = temp / "j";
+  fill(folder, 1 << 20);
+  LateFault disk;
+  auto writer = open_writer(disk, folder);
+  auto const appended = append_numbered(writer, 10, 2);
+  REQUIRE_MESSAGE(appended.ok(), appended.status().what());
+  CHECK(appended->count == 2);
+  CHECK(read_everything(folder).end == 12);
 }
 
 TEST_CASE("journal: the name of a folder that somebody else made is durable before anything stands in it") {
