@@ -2,6 +2,10 @@
 // XmlTree, anything else is a rejection with line and column. Namespaces are as written.
 //
 // Entities are XML's own five; a text costs what it has characters, whatever it declares.
+//
+// Why not pugixml, whose parsing alone takes 0.18 s for 200,000 documents of 0.8 kB where the whole of xml2json takes
+// 0.8 s on the same core: it accepts what XML forbids (1,334 of 12,886 mutated documents that expat refuses), wants the
+// whole document in memory and has no bounds. expat is strict, but takes 2.2 s for its events alone.
 #pragma once
 
 #include <cstdint>
