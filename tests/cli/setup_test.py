@@ -50,6 +50,7 @@ class Setup(unittest.TestCase):
             **os.environ,
             "PATH": f"{self.work / 'bin'}:{os.environ['PATH']}",
             "WORK": str(self.work),
+            "TMPDIR": str(self.work),  # what a run that is killed leaves goes with the test
             "POLICY_RC_D": str(self.policy),
         }
 

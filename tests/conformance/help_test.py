@@ -117,6 +117,10 @@ class HelpTest(unittest.TestCase):
                 if number in "57" or name in TOOLS:
                     self.assertIn(f"{name}.{number}", ours, f"{path.name} refers to it")
 
+    def test_a_word_that_follows_an_option_is_not_set_as_an_option(self):
+        for path in MAN.glob("*.[1-8]"):
+            self.assertEqual(re.findall(r"^\.(?:It )?Fl -\S+ [a-z].*$", path.read_text(), re.M), [], path.name)
+
     def test_the_manuals_are_clean_mdoc(self):
         pages = sorted(str(p) for p in MAN.glob("*.[1-8]"))
         self.assertEqual(run(["mandoc", "-T", "lint", "-W", "warning", *pages]), (0, "", ""))
