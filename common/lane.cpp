@@ -481,7 +481,11 @@ Status Lane::carry_out(Consequence const& consequence) {
 
 // ---- order
 
-Status Lane::keep_order(bool moved) { return moved ? take_back() : Status{}; }
+// What this run has settled is durable before the next one: should that one take us down, nothing of this is put to it.
+Status Lane::keep_order(bool moved) {
+  if (Status status = moved ? take_back() : Status{}; !status.ok()) return status;
+  return ledger_.save();
+}
 
 // Also events that this run did not deliver: a probe or a small group may have overtaken them.
 Status Lane::take_back() {

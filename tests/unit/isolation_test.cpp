@@ -101,10 +101,7 @@ class Simulation final : public Events {
       }
       if (end.delivered == 0 && plan->kind == Plan::Kind::all) return false;
     }
-    if (died) {
-      REQUIRE(ledger_->save().ok());
-      return false;
-    }
+    if (died) return false;
     if (!failed) receipt(0);
     end.scan = at;
     end.stored = plan->kind == Plan::Kind::again ? 0 : ledger_->stored_count() - stored_at_start;
@@ -116,6 +113,7 @@ class Simulation final : public Events {
     end.status = failed ? 1 : 0;
     end.plan = std::move(*plan);
     keep(failed ? isolation_->failed(end) : isolation_->ended_well(end));
+    REQUIRE(ledger_->save().ok());
     return !paused;
   }
   void run_to_the_end(int most) {
