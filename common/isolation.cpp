@@ -233,7 +233,7 @@ Consequence Isolation::ended_well(RunEnd const& end) {
       suspects_.remove(first, last);
     }
   }
-  if (end.moved()) backoff_.reset();
+  if (end.moved() || ledger_.stored_count() > end.stored_before) backoff_.reset();
   if (end.plan.kind == Plan::Kind::lone) suspects_.clear();
   if (end.plan.kind == Plan::Kind::some && !halving_) group_ *= kGrowth;
   if (end.plan.kind == Plan::Kind::probe) {
