@@ -20,6 +20,11 @@ namespace {
 
 using std::chrono::seconds;
 
+// What is delivered again after a kill, beyond the window, lies well within the lines by which an exchange behind the
+// pipeline knows its doubles.
+constexpr std::uint64_t kUnsaved = 25'000;
+constexpr std::uint64_t kUnsavedBytes = 32 << 20;
+
 class Delivery {
  public:
   Delivery(Io& io, EventSource& source, Ledger& ledger, DeliveryOptions const& options)
@@ -43,8 +48,11 @@ class Delivery {
       Duration const now = io_.clock.steady();
       if (now - saved > seconds(1)) {
         saved = now;
-        if (Status status = ledger_.save(); !status.ok()) return fail(status);
+        if (Status status = save(); !status.ok()) return fail(status);
         measure_lag();
+      } else if (ledger_.cursor() > ledger_.saved_cursor() + kUnsaved ||
+                 counters().bytes > bytes_saved_ + kUnsavedBytes) {
+        if (Status status = save(); !status.ok()) return fail(status);
       }
       if (ledger_.cursor() != forgotten_) source_.settled(forgotten_ = ledger_.cursor());
       if (now - ticked > seconds(1)) {
@@ -83,6 +91,11 @@ class Delivery {
       if (Status status = lane->open(); !status.ok()) return status;
     }
     ledger_.set_clean(false);
+    return ledger_.save();
+  }
+
+  Status save() {
+    bytes_saved_ = counters().bytes;
     return ledger_.save();
   }
 
@@ -130,7 +143,7 @@ class Delivery {
   Ledger& ledger_;
   DeliveryOptions const& options_;
   std::vector<std::unique_ptr<Lane>> lanes_;
-  std::uint64_t forgotten_ = 0;
+  std::uint64_t forgotten_ = 0, bytes_saved_ = 0;
   std::optional<Duration> stopped_at_;
 };
 

@@ -103,7 +103,6 @@ class JournalSource final : public EventSource {
   [[nodiscard]] Result<std::unique_ptr<EventReader>> reader() override;
   [[nodiscard]] int wait_fd() override { return watch_.get(); }
   void clear_wait() override;
-  void settled(std::uint64_t cursor) override;
   [[nodiscard]] Status tick() override;
 
  private:
@@ -116,8 +115,6 @@ class JournalSource final : public EventSource {
   SubscriberFiles files_;
   Ledger& ledger_;
   Replays replays_;
-  std::uint64_t bytes_read_ = 0, bytes_saved_ = 0;  // of events: read so far, and when the cursor was last saved
-  Status saved_;
   std::string identity_;
   Fd watch_;
   std::uint64_t end_ = UINT64_MAX;  // --limit: no event from here on

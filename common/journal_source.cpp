@@ -13,18 +13,12 @@
 namespace inflight {
 namespace {
 
-// What a subscriber that is killed may deliver again, beyond its window, lies well within the lines by which an
-// exchange behind it knows its doubles.
-constexpr std::uint64_t kUnsaved = 25'000;
-constexpr std::uint64_t kUnsavedBytes = 32 << 20;
-
 class JournalEvents final : public EventReader {
  public:
   JournalEvents(SubscriberFiles const& files, Ledger const& ledger, bool optional, bool skip_damage, std::uint64_t end,
-                std::uint64_t& bytes_read, Clock& clock, Disk& disk)
+                Clock& clock, Disk& disk)
       : files_(files),
         ledger_(ledger),
-        bytes_read_(bytes_read),
         optional_(optional),
         skip_damage_(skip_damage),
         end_(end),
@@ -56,7 +50,6 @@ class JournalEvents final : public EventReader {
     if (!got) return got.status();
     if (!*got) return Got::none;
     event = {(*got)->position, (*got)->line, (*got)->committed};
-    bytes_read_ += event.line.size();
     return event.position < end_ ? Got::event : Got::end;
   }
 
@@ -98,7 +91,6 @@ class JournalEvents final : public EventReader {
 
   SubscriberFiles files_;
   Ledger const& ledger_;
-  std::uint64_t& bytes_read_;
   DeadLetter letter_;
   bool optional_, skip_damage_;
   std::uint64_t end_;
@@ -139,15 +131,8 @@ Result<std::unique_ptr<JournalSource>> JournalSource::open(Io& io, SubscriberFil
 }
 
 Result<std::unique_ptr<EventReader>> JournalSource::reader() {
-  return std::unique_ptr<EventReader>(std::make_unique<JournalEvents>(files_, ledger_, optional_, skip_damage_, end_,
-                                                                      bytes_read_, io_.clock, io_.disk));
-}
-
-void JournalSource::settled(std::uint64_t cursor) {
-  bool const due = cursor > ledger_.saved_cursor() + kUnsaved || bytes_read_ > bytes_saved_ + kUnsavedBytes;
-  if (!due || !saved_.ok()) return;
-  saved_ = ledger_.save();
-  bytes_saved_ = bytes_read_;
+  return std::unique_ptr<EventReader>(
+      std::make_unique<JournalEvents>(files_, ledger_, optional_, skip_damage_, end_, io_.clock, io_.disk));
 }
 
 void JournalSource::clear_wait() {
@@ -157,7 +142,6 @@ void JournalSource::clear_wait() {
 }
 
 Status JournalSource::tick() {
-  if (!saved_.ok()) return std::exchange(saved_, Status{});
   if (Status status = merge_replays(); !status.ok()) return status;
   Duration const now = io_.clock.steady();
   if (maintained_ != Duration{} && now - maintained_ < std::chrono::minutes(1)) return {};

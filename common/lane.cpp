@@ -20,7 +20,6 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr std::size_t kBuffer = 256 << 10;
-constexpr std::uint64_t kSettledTries = 1000;
 constexpr Duration kGiveUp = std::chrono::minutes(10);       // with --until-empty
 constexpr Duration kStallWaiting = std::chrono::minutes(2);  // a stage that waits says so at least every minute
 
@@ -42,26 +41,23 @@ std::string status_text(int status) {
 }  // namespace
 
 Lane::Lane(Io& io, EventSource& source, Ledger& ledger, DeliveryOptions const& options, std::uint64_t index,
-           std::unique_ptr<EventReader> reader, std::unique_ptr<EventReader> letter_reader)
+           std::unique_ptr<EventReader> ahead, std::unique_ptr<EventReader> back)
     : io_(io),
       source_(source),
       ledger_(ledger),
       options_(options),
       index_(index),
-      reader_(std::move(reader)),
-      letter_reader_(std::move(letter_reader)),
-      order_(options.jobs, index),
-      receipts_(io.clock, ledger, *letter_reader_, options.sinks),
+      backlog_(ledger, KeyOrder(options.jobs, index), std::move(ahead), std::move(back)),
+      receipts_(io.clock, ledger, backlog_.looking_back(), options.sinks),
       isolation_(ledger, options.max_deliveries, options.window),
       scan_(ledger.cursor()),
-      high_(ledger.reached()),
       temporary_(seconds(1), seconds(60)) {}
 
 Status Lane::open() { return take_back(); }
 
 void Lane::begin_anew() {
   anew_ = true;
-  high_ = std::max(high_, ledger_.reached());
+  backlog_.catch_up();
   if (run_) run_->input_open = false;
   for (std::uint64_t const position : ledger_.reopened()) receipts_.retract(position);
 }
@@ -72,12 +68,6 @@ void Lane::add_fds(std::vector<pollfd>& fds) const {
   if (pipeline.input() >= 0 && !run_->fed()) fds.push_back({pipeline.input(), POLLOUT, 0});
   if (pipeline.channel() >= 0 && !run_->channel_ended) fds.push_back({pipeline.channel(), POLLIN, 0});
   if (pipeline.errors() >= 0) fds.push_back({pipeline.errors(), POLLIN, 0});
-}
-
-std::optional<Time> Lane::oldest() {
-  while (arrivals_.size() > 1 && arrivals_[1].first <= ledger_.cursor()) arrivals_.pop_front();
-  if (arrivals_.empty() || ledger_.cursor() >= high_) return std::nullopt;
-  return arrivals_.front().second;
 }
 
 std::string Lane::lock_path() const {
@@ -112,62 +102,14 @@ Status Lane::step(bool winding_up) {
 
 // The plan of the next run; nothing where there is nothing to deliver now.
 Result<std::optional<Plan>> Lane::plan() {
-  auto plan = isolation_.next(*this);
+  auto plan = isolation_.next(backlog_);
   if (!plan) return plan.status();
   if (plan->kind != Plan::Kind::all) return std::optional(std::move(*plan));
-  auto next = find(*plan, ledger_.cursor());
+  auto next = backlog_.find(*plan, ledger_.cursor());
   if (!next) return next.status();
   if (*next && **next >= ledger_.cursor() + options_.window) return std::optional<Plan>();  // another copy's turn
-  if (!*next && (started_once_ || options_.until_empty || source_ended_)) return std::optional<Plan>();
+  if (!*next && (started_once_ || options_.until_empty || backlog_.source_ended())) return std::optional<Plan>();
   return std::optional(std::move(*plan));
-}
-
-Events::Found Lane::find(Plan const& plan, std::uint64_t from) {
-  EventReader::Event event;
-  auto got = next_event(plan, from, event);
-  if (!got) return got.status();
-  return *got == EventReader::Got::event ? std::optional(event.position) : std::nullopt;
-}
-
-Events::Found Lane::newest_settled() {
-  std::uint64_t tries = 0;
-  for (std::uint64_t p = ledger_.reached(); p-- > 0 && tries < kSettledTries;) {
-    if (!ledger_.settled(p) || ledger_.has_open_letter(p)) continue;
-    ++tries;
-    EventReader::Event event;
-    auto got = letter_reader_->read(p, event);
-    if (!got) return got.status();
-    if (*got != EventReader::Got::event || event.position != p) break;
-    if (order_.ours(event.line)) return std::optional(p);
-  }
-  return std::optional<std::uint64_t>();
-}
-
-// The next event from `from` on that is of the plan, ours, and unsettled, unless the plan wants it again.
-Result<EventReader::Got> Lane::next_event(Plan const& plan, std::uint64_t from, EventReader::Event& event) {
-  using Got = EventReader::Got;
-  for (std::uint64_t at = from;;) {
-    if (plan.kind != Plan::Kind::again) at = ledger_.next_unsettled(at);
-    auto const wanted = plan.next(at);
-    if (!wanted) return Got::end;
-    if (*wanted > at) {
-      at = *wanted;
-      continue;
-    }
-    auto got = reader_->read(at, event);
-    if (!got) return got.status();
-    at_end_ = *got != Got::event;
-    source_ended_ = *got == Got::end;
-    if (*got != Got::event) return *got;
-    if (event.position > at) {
-      ledger_.settle(at, event.position - 1);  // a hole: no such events
-      at = event.position;
-      continue;
-    }
-    bool const suspended = plan.kind == Plan::Kind::probe && event.position == plan.suspended;
-    if (!suspended && order_.ours(event.line)) return Got::event;
-    ++at;
-  }
 }
 
 Status Lane::start() {
@@ -175,7 +117,7 @@ Status Lane::start() {
   if (std::exchange(anew_, false)) {
     if (Status status = take_back(); !status.ok()) return status;
   }
-  if (Consequence const guilty = isolation_.convict(*this); guilty.letter) return carry_out(guilty);
+  if (Consequence const guilty = isolation_.convict(backlog_); guilty.letter) return carry_out(guilty);
   auto planned = plan();
   if (!planned) return planned.status();
   if (!*planned) return {};
@@ -197,7 +139,10 @@ Status Lane::start() {
 // Fills the buffer with events while the input is open, and writes what the pipe takes: whole lines in the end.
 Status Lane::feed() {
   if (run_->pipeline.input() < 0) return {};
-  if (run_->input_open) at_end_ = run_->window_full = false;
+  if (run_->input_open) {
+    backlog_.look_again();
+    run_->window_full = false;
+  }
   for (;;) {
     if (run_->fed()) run_->drop_pending();
     if (run_->input_open && run_->pending.size() < kBuffer / 2) fill();
@@ -222,7 +167,7 @@ void Lane::fill() {
       run_->window_full = true;
       return;
     }
-    auto got = next_event(run_->plan, scan_, event);
+    auto got = backlog_.next(run_->plan, scan_, event);
     if (!got) {
       run_->input_open = false;  // what was delivered is settled first
       damage_ = got.status();
@@ -252,10 +197,7 @@ void Lane::append(EventReader::Event const& event) {
     receipts_.delivered(event.position);
   }
   scan_ = event.position + 1;
-  high_ = std::max(high_, scan_);
-  if (arrivals_.empty() || (arrivals_.back().second != event.time && event.position > arrivals_.back().first)) {
-    arrivals_.emplace_back(event.position, event.time);
-  }
+  backlog_.delivered(event);
   ++counters().records;
   counters().bytes += event.line.size();
 }
@@ -292,7 +234,7 @@ void Lane::decide_end(bool winding_up) {
   Duration const now = io_.clock.steady();
   if (!run_->fed() && !winding_up) return;
   bool end = winding_up || run_->plan_exhausted || run_->plan.done(receipts_.delivered_count(), scan_) ||
-             (at_end_ && (options_.until_empty || source_ended_));
+             (backlog_.at_end() && (options_.until_empty || backlog_.source_ended()));
   if (!end && now - run_->last_decided < milliseconds(20)) return;
   run_->last_decided = now;
   if (end || end_is_due(now)) run_->input_open = false;
@@ -301,7 +243,8 @@ void Lane::decide_end(bool winding_up) {
 bool Lane::end_is_due(Duration now) {
   if (options_.ack == "exit") {
     if (receipts_.delivered_count() == 0) return false;
-    return run_->window_full || (at_end_ && now - run_->last_fed > seconds(1)) || now - run_->began > options_.settle;
+    return run_->window_full || (backlog_.at_end() && now - run_->last_fed > seconds(1)) ||
+           now - run_->began > options_.settle;
   }
   std::optional<std::uint64_t> const open = receipts_.first_open();
   if (!open || ledger_.reached() <= *open + 1) {
@@ -312,7 +255,8 @@ bool Lane::end_is_due(Duration now) {
     if (now - run_->overtaken->second > options_.settle) return true;
   }
   // The newest event is receipted when another one follows it, or at the end.
-  if (open && at_end_ && now - std::max(run_->last_fed, run_->last_line) > options_.settle && !waiting_since_) {
+  if (open && backlog_.at_end() && now - std::max(run_->last_fed, run_->last_line) > options_.settle &&
+      !waiting_since_) {
     return true;
   }
   if (!run_->window_full || !receipts_.any_unsettled()) {
@@ -487,11 +431,8 @@ Status Lane::keep_order(bool moved) {
   return ledger_.save();
 }
 
-// Also events that this run did not deliver: a probe or a small group may have overtaken them.
 Status Lane::take_back() {
-  Ranges open;
-  for (std::uint64_t p = ledger_.next_unsettled(0); p < high_; p = ledger_.next_unsettled(p + 1)) open.add(p, p);
-  auto taken = order_.take_back(*letter_reader_, ledger_, open, high_);
+  auto taken = backlog_.keep_order();
   if (!taken) return taken.status();
   for (auto const& [first, last] : taken->map()) {
     for (std::uint64_t p = first; p <= last; ++p) isolation_.acquit(p);

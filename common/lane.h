@@ -4,18 +4,17 @@
 
 #include <poll.h>
 
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "common/backlog.h"
 #include "common/delivery_options.h"
 #include "common/event_source.h"
 #include "common/io.h"
 #include "common/isolation.h"
-#include "common/key_order.h"
 #include "common/ledger.h"
 #include "common/pipeline.h"
 #include "common/retry.h"
@@ -23,11 +22,11 @@
 
 namespace inflight {
 
-class Lane final : private Events {
+class Lane {
  public:
-  // `reader` and `letter_reader` read the same source, each at its own place. `index` of options.jobs.
+  // The readers read the same source, each at its own place. `index` of options.jobs.
   Lane(Io& io, EventSource& source, Ledger& ledger, DeliveryOptions const& options, std::uint64_t index,
-       std::unique_ptr<EventReader> reader, std::unique_ptr<EventReader> letter_reader);
+       std::unique_ptr<EventReader> ahead, std::unique_ptr<EventReader> back);
 
   // What a killed run delivered behind an event that is unsettled now follows it again.
   [[nodiscard]] Status open();
@@ -38,13 +37,13 @@ class Lane final : private Events {
   void begin_anew();
 
   [[nodiscard]] bool running() const { return run_.has_value(); }
-  [[nodiscard]] bool exhausted() const { return at_end_ && !run_ && !work_left(); }
-  [[nodiscard]] bool waiting_for_source() const { return at_end_; }
-  [[nodiscard]] bool source_ended() const { return source_ended_; }
+  [[nodiscard]] bool exhausted() const { return backlog_.at_end() && !run_ && !backlog_.work_left(); }
+  [[nodiscard]] bool waiting_for_source() const { return backlog_.at_end(); }
+  [[nodiscard]] bool source_ended() const { return backlog_.source_ended(); }
   // Set where the whole delivery has to end.
   [[nodiscard]] std::optional<Exit> verdict() const { return verdict_; }
   // When the oldest event that is not settled came to the source.
-  [[nodiscard]] std::optional<Time> oldest();
+  [[nodiscard]] std::optional<Time> oldest() { return backlog_.oldest(); }
 
  private:
   struct Run {
@@ -75,10 +74,6 @@ class Lane final : private Events {
   };
 
   Result<std::optional<Plan>> plan();
-  Found find(Plan const& plan, std::uint64_t from) override;
-  [[nodiscard]] std::uint64_t high() const override { return high_; }
-  Found newest_settled() override;
-  Result<EventReader::Got> next_event(Plan const& plan, std::uint64_t from, EventReader::Event& event);
   Status start();
   Status feed();
   void fill();
@@ -97,30 +92,25 @@ class Lane final : private Events {
   Status keep_order(bool moved);
   Status take_back();
   [[nodiscard]] std::string lock_path() const;
-  [[nodiscard]] bool work_left() const { return ledger_.next_unsettled(0) < high_; }
 
   Io& io_;
   EventSource& source_;
   Ledger& ledger_;
   DeliveryOptions const& options_;
   std::uint64_t index_;
-  std::unique_ptr<EventReader> reader_, letter_reader_;
-  KeyOrder order_;
+  Backlog backlog_;
   RunReceipts receipts_;
   Isolation isolation_;
   std::optional<Run> run_;
 
   std::uint64_t scan_;  // where the run looks for its next event
-  std::uint64_t high_;  // one beyond the highest position ever delivered
   std::uint64_t forgotten_ = 0;
-  bool at_end_ = false, source_ended_ = false;
   bool anew_ = false, started_once_ = false, worked_ = false;
   Status damage_;  // of the source, met while delivering
   std::optional<Duration> waiting_since_, winding_since_, failing_since_;
   Backoff temporary_;
   Duration not_before_{};
   std::optional<Exit> verdict_;
-  std::deque<std::pair<std::uint64_t, Time>> arrivals_;
 };
 
 }  // namespace inflight
