@@ -93,11 +93,11 @@ class Sink {
   // Delivers a batch and says of each record what became of it.
   //   ok         records without an outcome are delivered again after a back-off
   //   temporary  all without an outcome are delivered again; the text says what is waited for
-  //   rejected   one of those without an outcome is bad, or they are too much at once: the loop bisects; a single one
-  //   is
-  //              rejected with this text
-  //   usage      the operator's (permission, missing table): exit 2 before the first accepted record, after it waited
-  //   for defect     exit 70
+  //   rejected   one of those without an outcome is bad, or they are too much at once: the loop bisects;
+  //              a single one is rejected with this text
+  //   usage      the operator's (permission, missing table): exit 2 before the first accepted record,
+  //              waited for after it
+  //   defect     exit 70
   [[nodiscard]] virtual Status deliver(std::span<SinkRecord const> batch, Outcomes& outcomes) = 0;
 
   // Called after each batch, at least every linger while the input is idle, and with `final` at its end: closes what is

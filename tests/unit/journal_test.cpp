@@ -305,7 +305,8 @@ TEST_CASE(
     check_truth(read_everything(folder));
     QuickDisk disk;
     Status const recovered = journal_recover(disk, folder);
-    if (length < 64) {
+    // What is missing counts as zeros: a checksum that happens to end in them is whole.
+    if (length < 64 && index.substr(length, 64 - length).find_first_not_of('\0') != std::string::npos) {
       REQUIRE(recovered.code() == Code::defect);
       REQUIRE(recovered.what().find(kFirstIndex) != std::string::npos);
       REQUIRE(!read_everything(folder).stuck.empty());
