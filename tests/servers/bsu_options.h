@@ -1,0 +1,37 @@
+// What bsu-sim is told on its command line.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tests/servers/bsu_fleet.h"
+
+namespace inflight::sim {
+
+struct Options {
+  std::size_t units = 100;
+  std::uint64_t seed = 1;
+  std::uint16_t port = 8400;
+  unsigned threads = 1;
+  std::vector<std::string> firmware;
+  double sunspec = 0.1;
+  std::string change_every;
+  std::string cadence = "10s";
+  std::string at;
+  bool gzip = false;
+  bool no_etag = false;
+  std::string slow, black_hole, error, malformed, reshape, cut;
+  std::string devices;
+  std::string log;
+};
+
+// Each throws std::invalid_argument, with the text in its message.
+[[nodiscard]] std::chrono::milliseconds parse_duration(std::string_view text);  // "10s", "250ms", "5m", "1h"
+[[nodiscard]] double parse_share(std::string_view text);                        // "0.2" or "20%"
+// By default the mix of a grown fleet.
+[[nodiscard]] std::vector<Firmware> chosen_firmware(std::vector<std::string> const& names);
+
+}  // namespace inflight::sim
