@@ -223,7 +223,7 @@ void Poller::next_moment(std::size_t index, HttpResponse const& answer) {
 void Poller::allow_slots(std::size_t body) {
   typical_body_ += (static_cast<double>(body) - typical_body_) / (answers_ <= 1 ? 1 : 16);
   ++ended_;
-  auto const fit = static_cast<std::uint64_t>(static_cast<double>(kHeldBytes / 2) / std::max(typical_body_, 1.0));
+  auto const fit = static_cast<std::uint64_t>(static_cast<double>(kHeldBytes) / 2 / std::max(typical_body_, 1.0));
   schedule_.allow(std::min({options_.slots, first_slots() + ended_, std::max<std::uint64_t>(fit, 4)}));
 }
 

@@ -14,15 +14,15 @@ constexpr std::size_t kMostTold = 1000;
 }  // namespace
 
 void RowTable::add(SqlColumn column) {
-  by_name.emplace(folded(column.name), sql.columns.size());
+  by_name_.emplace(folded(column.name), sql.columns.size());
   sql.columns.push_back(std::move(column));
   sql.prepared.reset();
-  hints.clear();
+  hints_.clear();
 }
 
 std::optional<std::size_t> RowTable::column(std::string_view name) const {
-  auto const found = by_name.find(folded(name));
-  return found == by_name.end() ? std::nullopt : std::optional(found->second);
+  auto const found = by_name_.find(folded(name));
+  return found == by_name_.end() ? std::nullopt : std::optional(found->second);
 }
 
 SqlTables::SqlTables(SqlEngine& engine, SqlMapping const& mapping)
@@ -62,7 +62,7 @@ Result<RowTable*> SqlTables::open(std::string const& name) {
   }
   RowTable table;
   table.sql.name = name;
-  table.grows = (*found)->grows || mapping_.create;
+  table.grows_ = (*found)->grows || mapping_.create;
   table.unordered = (*found)->unordered;
   table.sql.whole = (*found)->grows || !mapping_.columns.empty();
   if (mapping_.columns.empty()) {
@@ -81,12 +81,12 @@ Status SqlTables::take_columns(RowTable& table, std::vector<SqlColumn> const& th
     auto const same = std::find_if(there.begin(), there.end(),
                                    [&](SqlColumn const& other) { return folded(other.name) == folded(column.name); });
     if (same != there.end()) {
-      table.from.push_back(i);
+      table.from_.push_back(i);
       table.add({same->name, same->holds, column.as});
-    } else if (!table.grows && !mapping_.template_) {
+    } else if (!table.grows_ && !mapping_.template_) {
       return Status::usage(fmt::format("{}: table {} has no column {}", mapping_.url, table.sql.name, column.name));
     } else {
-      table.without.push_back(i);
+      table.without_.push_back(i);
     }
   }
   return {};
@@ -121,12 +121,12 @@ Status SqlTables::finish(RowTable& table, std::vector<std::string> const& wanted
 Result<RowTable*> SqlTables::make(RowReader const& row) {
   RowTable table;
   table.sql.name = row.table();
-  table.grows = table.sql.whole = true;
+  table.grows_ = table.sql.whole = true;
   std::vector<std::string> wanted = mapping_.key;
   for (std::size_t i = 0; i < mapping_.columns.size(); ++i) {
     SqlColumn const& column = mapping_.columns[i];
     SqlType const type = column.as == SqlType::any ? sql_type_for(row.values()[i]) : column.as;
-    table.from.push_back(i);
+    table.from_.push_back(i);
     table.add({column.name, type, column.as});
   }
   if (mapping_.columns.empty()) {
@@ -178,17 +178,17 @@ Status SqlTables::add_column(RowTable& table, std::string_view column, Value con
 Status SqlTables::fill(RowTable& table, RowReader const& row) {
   table.values.assign(table.sql.columns.size(), {});
   if (mapping_.columns.empty()) return fill_by_name(table, row);
-  for (std::size_t i = 0; i < table.from.size(); ++i) table.values[i] = row.values()[table.from[i]];
-  for (std::size_t i = 0; i < table.without.size(); ++i) {
-    std::size_t const at = table.without[i];
+  for (std::size_t i = 0; i < table.from_.size(); ++i) table.values[i] = row.values()[table.from_[i]];
+  for (std::size_t i = 0; i < table.without_.size(); ++i) {
+    std::size_t const at = table.without_[i];
     SqlColumn const& column = mapping_.columns[at];
     if (!present(row.values()[at]) || row.deletion()) continue;
-    if (!table.grows)
+    if (!table.grows_)
       return Status::usage(fmt::format("{}: table {} has no column {}", mapping_.url, table.sql.name, column.name));
     if (Status status = add_column(table, column.name, row.values()[at], column.as); !status.ok()) return status;
-    table.from.push_back(at);
+    table.from_.push_back(at);
     table.values.push_back(row.values()[at]);
-    table.without.erase(table.without.begin() + static_cast<std::ptrdiff_t>(i--));
+    table.without_.erase(table.without_.begin() + static_cast<std::ptrdiff_t>(i--));
   }
   return {};
 }
@@ -196,13 +196,13 @@ Status SqlTables::fill(RowTable& table, RowReader const& row) {
 Status SqlTables::fill_by_name(RowTable& table, RowReader const& row) {
   for (std::size_t i = 0; i < row.fields().size(); ++i) {
     FieldValue const& field = row.fields()[i];
-    if (i < table.hints.size() && table.hints[i].name == field.name) {
-      put(table, table.hints[i].column, field);
+    if (i < table.hints_.size() && table.hints_[i].name == field.name) {
+      put(table, table.hints_[i].column, field);
       continue;
     }
     auto column = table.column(field.name);
     if (!column && present(field.value) && (!field.attribute || Fields::usual(field.name)) && !row.deletion()) {
-      if (!table.grows) {
+      if (!table.grows_) {
         if (!field.attribute) tell(fmt::format("table {} has no column {}: left out", table.sql.name, field.name));
       } else {
         if (Status status = add_column(table, field.name, field.value, SqlType::any); !status.ok()) return status;
@@ -211,8 +211,8 @@ Status SqlTables::fill_by_name(RowTable& table, RowReader const& row) {
       }
     }
     if (!column) continue;
-    if (table.hints.size() == i) table.hints.push_back({std::string(field.name), *column});
-    if (i < table.hints.size()) table.hints[i] = {std::string(field.name), *column};
+    if (table.hints_.size() == i) table.hints_.push_back({std::string(field.name), *column});
+    if (i < table.hints_.size()) table.hints_[i] = {std::string(field.name), *column};
     put(table, *column, field);
   }
   return {};

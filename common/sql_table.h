@@ -22,7 +22,7 @@ class RowTable {
   std::vector<Value> values;  // of the row at hand, by sql.columns
   bool unordered = false;     // SqlEngine::Found
   // Which column of the mapping this one is, where that has columns.
-  [[nodiscard]] std::size_t from_mapping(std::size_t column) const { return from[column]; }
+  [[nodiscard]] std::size_t from_mapping(std::size_t column) const { return from_[column]; }
 
  private:
   friend class SqlTables;
@@ -33,11 +33,11 @@ class RowTable {
   void add(SqlColumn column);
   [[nodiscard]] std::optional<std::size_t> column(std::string_view name) const;
 
-  bool grows = false;
-  std::vector<std::size_t> from;                         // of --column: which one columns[i] is
-  std::vector<std::size_t> without;                      // those of --column that this table has no column for
-  std::unordered_map<std::string, std::size_t> by_name;  // folded
-  std::vector<Hint> hints;  // what the fields of the record before were: most often it is the same again
+  bool grows_ = false;
+  std::vector<std::size_t> from_;                         // of --column: which one columns[i] is
+  std::vector<std::size_t> without_;                      // those of --column that this table has no column for
+  std::unordered_map<std::string, std::size_t> by_name_;  // folded
+  std::vector<Hint> hints_;  // what the fields of the record before were: most often it is the same again
 };
 
 class SqlTables {

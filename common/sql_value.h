@@ -11,8 +11,6 @@
 
 namespace inflight {
 
-// `text`, `int`, `float`, `bool`, `json`; any: none of them.
-[[nodiscard]] SqlType sql_type(std::string_view name);
 // Of a column that is made for this value.
 [[nodiscard]] SqlType sql_type_for(Value const& value);
 

@@ -109,7 +109,8 @@ Exit run(Cli& cli, Io& io) {
   Options options;
   cli.purpose("Look at a subscriber's dead letters, and deliver them again.",
               {"dlq-replay fleet/ --as data --summary", "dlq-replay fleet/ --as data --reason 'no column' --dry-run",
-               "dlq-replay fleet/ --as data --reason nbsp -- 'sed -u \"s/&nbsp;/ /g\" | xml2json | sql-write sqlite:fleet.db'"});
+               "dlq-replay fleet/ --as data --reason nbsp -- 'sed -u \"s/&nbsp;/ /g\" | xml2json | sql-write "
+               "sqlite:fleet.db'"});
   cli.positional("EXCHANGE", options.exchange, "a folder (the journal)");
   cli.required("--as", options.as, "the subscriber's name");
   cli.flag("--summary", options.summary, "group letters by stage and reason: count, first, last, an example");

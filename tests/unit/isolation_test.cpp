@@ -160,7 +160,7 @@ using Set = std::set<std::uint64_t>;
 
 TEST_CASE("The event that brings a pipeline down is found, and no other") {
   for (Set const& fatal : std::vector<Set>{{50}, {0}, {299}, {298, 299}, {0, 1}, {7, 8, 9}, {3, 150, 290}, {296}}) {
-    for (std::size_t const buffer : {0, 3, 40, 10'000}) {
+    for (std::size_t const buffer : {0U, 3U, 40U, 10'000U}) {
       Simulation simulation(300, fatal);
       simulation.buffer = buffer;
       simulation.run_to_the_end(60 * static_cast<int>(fatal.size()));
