@@ -215,14 +215,27 @@ Status RejectFile::reject(std::uint64_t line, std::string_view text, std::string
     auto fd = real_disk().open(path_, O_WRONLY | O_CREAT | O_APPEND);
     if (!fd) return fd.status();
     fd_ = std::move(*fd);
+    if (Status status = end_half_line(); !status.ok()) return status;
   }
   DeadLetter const letter{line, 1, system_clock().now(), tool_name(), std::string(reason), std::string(text)};
   return write_all(fd_.get(), to_line(letter, true) + "\n", path_);
 }
 
+// What one that was killed left must not swallow the letter behind it. A terminal or a pipe has no size.
+Status RejectFile::end_half_line() {
+  auto const size = file_size(fd_.get(), path_);
+  if (!size || *size == 0) return size.status();
+  auto const reading = real_disk().open(path_, O_RDONLY);
+  if (!reading) return {};
+  char last = '\n';
+  if (auto got = read_at(reading->get(), &last, 1, *size - 1, path_); !got) return got.status();
+  return last == '\n' ? Status{} : write_all(fd_.get(), "\n", path_);
+}
+
 Status RejectFile::finish() {
   if (!fd_) return {};
-  return real_disk().sync(fd_.get(), path_);
+  if (Status status = real_disk().sync(fd_.get(), path_); !status.ok()) return status;
+  return real_disk().sync_folder(parent_folder(path_));
 }
 
 }  // namespace inflight

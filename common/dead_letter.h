@@ -77,9 +77,10 @@ class RejectFile {
   [[nodiscard]] std::uint64_t count() const { return count_; }
 
  private:
+  [[nodiscard]] Status end_half_line();
+
   std::string path_;
   Fd fd_;
-  std::uint64_t size_ = 0;
   std::uint64_t count_ = 0;
 };
 

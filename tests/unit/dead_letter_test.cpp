@@ -78,3 +78,18 @@ TEST_CASE("A letter that finds no room leaves the file as it was, and is written
     CHECK(slurp(path) == to_line(first) + "\n" + to_line(second) + "\n");
   }
 }
+
+TEST_CASE("A letter of a plain pipe does not continue the half line that a killed tool has left") {
+  TempFolder temp;
+  std::string const path = temp / "letters";
+  for (std::string const before : {"", "{\"position\":1}\n", "{\"position\":1}\n{\"posi"}) {
+    spit(path, before);
+    RejectFile file(path);
+    REQUIRE(file.reject(7, R"({"a":1})", "bad").ok());
+    REQUIRE(file.finish().ok());
+    std::string const after = slurp(path);
+    CHECK(after.starts_with(before));
+    std::size_t const begin = after.rfind('\n', after.size() - 2);
+    CHECK(after.substr(begin == std::string::npos ? 0 : begin + 1).starts_with(R"({"line":7,)"));
+  }
+}
