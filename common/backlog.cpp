@@ -7,6 +7,7 @@ namespace inflight {
 namespace {
 
 constexpr std::uint64_t kSettledTries = 1000;
+constexpr std::size_t kLong = 4 << 20;
 
 }  // namespace
 
@@ -26,7 +27,9 @@ Events::Found Backlog::newest_settled() {
     auto got = back_->read(p, event);
     if (!got) return got.status();
     if (*got != EventReader::Got::event || event.position != p) break;
-    if (order_.ours(event.line)) return std::optional(p);
+    bool const ours = order_.ours(event.line);
+    if (event.line.size() > kLong) back_->release();
+    if (ours) return std::optional(p);
   }
   return std::optional<std::uint64_t>();
 }

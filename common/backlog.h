@@ -28,6 +28,8 @@ class Backlog final : public Events {
   // The next event from `from` on that is of the plan, ours, and unsettled, unless the plan wants it again.
   [[nodiscard]] Result<EventReader::Got> next(Plan const& plan, std::uint64_t from, EventReader::Event& event);
   void delivered(EventReader::Event const& event);
+  // The event that next() found is needed no more, and was a large one.
+  void release() { ahead_->release(); }
   // Events were taken back, or settled by others.
   void catch_up() { high_ = std::max(high_, ledger_.reached()); }
   // What follows an unsettled event of its key and is settled must follow it again: takes it back, durably.

@@ -28,12 +28,17 @@ std::string base64(std::string_view bytes) {
   return out;
 }
 
-bool is_record(std::string_view text) {
-  std::string padded(text);
-  padded.resize(text.size() + kRecordPadding);
+constexpr std::size_t kWriteTogether = 1 << 20;
+
+// Parsed where it is, for which it is made longer and as long as it was again.
+bool is_record(std::string& text) {
+  std::size_t const size = text.size();
+  text.append(kRecordPadding, ' ');
   RecordParser parser;
   Record record;
-  return parser.parse({padded.data(), text.size()}, record).ok() && is_json(text);
+  bool const good = parser.parse({text.data(), size}, record).ok();
+  text.resize(size);
+  return good && is_json(text);
 }
 
 // Takes the number behind `label` from the front of a line of our own.
@@ -47,29 +52,49 @@ bool take(std::string_view& text, std::string_view label, std::uint64_t& number)
 
 bool is_utf8(std::string_view text) { return json_string(text).find("\xef\xbf\xbd") == std::string::npos; }
 
-}  // namespace
+// A letter's line up to its event, and what the event is there. `other` holds it where it is not written as it is.
+struct Parts {
+  std::string front, other;
+  std::string_view event;
+  [[nodiscard]] std::size_t size() const { return front.size() + event.size() + 1; }
+};
 
-std::string to_line(DeadLetter const& letter, bool plain_pipe) {
-  std::string out = fmt::format("{{\"{}\":{}", plain_pipe ? "line" : "position", letter.position);
+Parts parts_of(DeadLetter& letter, bool plain_pipe) {
+  Parts parts;
+  std::string& out = parts.front;
+  out = fmt::format("{{\"{}\":{}", plain_pipe ? "line" : "position", letter.position);
   if (!plain_pipe) out += fmt::format(",\"attempt\":{}", letter.attempt);
   out += fmt::format(",\"time\":\"{}\",\"by\":{},\"reason\":{}", format_rfc3339(letter.time), json_string(letter.by),
                      json_string(redact(letter.reason)));
   if (is_record(letter.event)) {
-    out += ",\"event\":" + letter.event;
-  } else if (is_utf8(letter.event)) {
-    out += ",\"text\":" + json_string(letter.event);
-  } else {
-    out += ",\"text_base64\":\"" + base64(letter.event) + "\"";
+    out += ",\"event\":";
+    parts.event = letter.event;
+    return parts;
   }
-  return out += '}';
+  if (is_utf8(letter.event)) {
+    out += ",\"text\":";
+    parts.other = json_string(letter.event);
+  } else {
+    out += ",\"text_base64\":";
+    parts.other = '"' + base64(letter.event) + '"';
+  }
+  parts.event = parts.other;
+  return parts;
 }
 
-Result<DeadLetter> parse_dead_letter(std::string_view line) {
-  std::string padded(line);
-  padded.resize(line.size() + kRecordPadding);
+}  // namespace
+
+std::string to_line(DeadLetter letter, bool plain_pipe) {
+  Parts parts = parts_of(letter, plain_pipe);
+  return parts.front.append(parts.event).append("}");
+}
+
+Result<DeadLetter> parse_dead_letter(std::string line) {
+  std::size_t const size = line.size();
+  line.append(kRecordPadding, ' ');
   RecordParser parser;
   Record record;
-  if (Status status = parser.parse({padded.data(), line.size()}, record); !status.ok()) return status;
+  if (Status status = parser.parse({line.data(), size}, record); !status.ok()) return status;
   DeadLetter letter;
   std::string scratch;
   auto number = [&](char const* name) -> std::uint64_t {
@@ -83,7 +108,13 @@ Result<DeadLetter> parse_dead_letter(std::string_view line) {
   letter.by = record.text("by", scratch);
   letter.reason = record.text("reason", scratch);
   Value const event = record.attribute("event");
-  letter.event = event ? std::string(event.raw) : std::string(record.text("text", scratch));
+  if (!event) {
+    letter.event = record.text("text", scratch);
+    return letter;
+  }
+  line.resize(static_cast<std::size_t>(event.raw.data() + event.raw.size() - line.data()));
+  line.erase(0, line.size() - event.raw.size());
+  letter.event = std::move(line);
   return letter;
 }
 
@@ -140,38 +171,57 @@ Result<DeadLetters> DeadLetters::view(std::string const& path) {
   return letters;
 }
 
-Status DeadLetters::append_lines(std::string_view lines) {
+Status DeadLetters::ready_to_append() {
   if (!fd_) {
     auto fd = disk_->open(path_, O_RDWR | O_CREAT);
     if (!fd) return fd.status();
     fd_ = std::move(*fd);
   }
-  if (size_ == 0) {  // made just now, or by one that was killed before its name was durable
-    if (Status status = disk_->sync_folder(parent_folder(path_)); !status.ok()) return status;
-  }
-  Status status = disk_->write_at(fd_.get(), lines, size_, path_);
+  // Of size 0: made just now, or by one that was killed before its name was durable.
+  return size_ == 0 ? disk_->sync_folder(parent_folder(path_)) : Status{};
+}
+
+// What was written behind size_, with `status`, up to `end`.
+Status DeadLetters::end_append(Status status, std::uint64_t end) {
   if (status.ok()) status = disk_->sync(fd_.get(), path_);
   if (!status.ok()) {
     (void)disk_->truncate(fd_.get(), size_, path_);
     return status;
   }
-  size_ += lines.size();
+  size_ = end;
   return {};
 }
 
-Status DeadLetters::append(std::span<DeadLetter const> letters) {
+Status DeadLetters::append(std::span<DeadLetter> letters) {
   std::string lines;
+  std::uint64_t end = size_;  // of what is written
+  Status status;
+  auto write = [&](std::string_view bytes) {
+    if (status.ok()) status = disk_->write_at(fd_.get(), bytes, end, path_);
+    end += bytes.size();
+  };
   std::vector<std::pair<std::uint64_t, Entry>> added;
-  for (DeadLetter const& letter : letters) {
+  for (DeadLetter& letter : letters) {
     auto const known = entries_.find(letter.position);
     if (known != entries_.end() && known->second.attempt >= letter.attempt) continue;
-    std::string const line = to_line(letter);
-    added.push_back({letter.position, {size_ + lines.size(), line.size(), letter.attempt, true}});
-    lines += line;
-    lines += '\n';
+    if (added.empty()) {
+      if (Status ready = ready_to_append(); !ready.ok()) return ready;
+    }
+    Parts const parts = parts_of(letter, false);
+    added.push_back({letter.position, {end + lines.size(), parts.size(), letter.attempt, true}});
+    lines += parts.front;
+    if (parts.event.size() > kWriteTogether) {  // of what is long there is no copy
+      write(lines);
+      lines.clear();
+      write(parts.event);
+    } else {
+      lines += parts.event;
+    }
+    lines += "}\n";
   }
-  if (lines.empty()) return {};
-  if (Status status = append_lines(lines); !status.ok()) return status;
+  if (added.empty()) return {};
+  write(lines);
+  if (status = end_append(std::move(status), end); !status.ok()) return status;
   for (auto const& [position, entry] : added) {
     Entry& known = entries_[position];
     if (!known.open) ++open_count_;
@@ -190,7 +240,9 @@ Status DeadLetters::close(std::span<std::uint64_t const> positions) {
     closed.push_back(&known->second);
   }
   if (lines.empty()) return {};
-  if (Status status = append_lines(lines); !status.ok()) return status;
+  if (Status status = ready_to_append(); !status.ok()) return status;
+  Status const written = disk_->write_at(fd_.get(), lines, size_, path_);
+  if (Status status = end_append(written, size_ + lines.size()); !status.ok()) return status;
   for (Entry* entry : closed) {
     if (entry->open) --open_count_;
     entry->open = false;
@@ -199,10 +251,12 @@ Status DeadLetters::close(std::span<std::uint64_t const> positions) {
 }
 
 Result<DeadLetter> DeadLetters::read(Entry const& entry) const {
-  std::string line(entry.size, '\0');
+  std::string line;
+  line.reserve(entry.size + kRecordPadding);
+  line.resize(entry.size);
   auto got = read_at(fd_.get(), line.data(), line.size(), entry.offset, path_);
   if (!got) return got.status();
-  return parse_dead_letter(line);
+  return parse_dead_letter(std::move(line));
 }
 
 Status RejectFile::reject(std::uint64_t line, std::string_view text, std::string_view reason) {
@@ -217,8 +271,8 @@ Status RejectFile::reject(std::uint64_t line, std::string_view text, std::string
     fd_ = std::move(*fd);
     if (Status status = end_half_line(); !status.ok()) return status;
   }
-  DeadLetter const letter{line, 1, system_clock().now(), tool_name(), std::string(reason), std::string(text)};
-  return write_all(fd_.get(), to_line(letter, true) + "\n", path_);
+  DeadLetter letter{line, 1, system_clock().now(), tool_name(), std::string(reason), std::string(text)};
+  return write_all(fd_.get(), to_line(std::move(letter), true) + "\n", path_);
 }
 
 // What one that was killed left must not swallow the letter behind it. A terminal or a pipe has no size.

@@ -25,8 +25,8 @@ struct DeadLetter {
   std::string reason;
   std::string event;  // the original, as the source has it
 };
-[[nodiscard]] std::string to_line(DeadLetter const& letter, bool plain_pipe = false);
-[[nodiscard]] Result<DeadLetter> parse_dead_letter(std::string_view line);
+[[nodiscard]] std::string to_line(DeadLetter letter, bool plain_pipe = false);
+[[nodiscard]] Result<DeadLetter> parse_dead_letter(std::string line);
 
 // The letters of one subscriber: an append-only file of letters and of marks that close them. Known by position and
 // attempt: appending what stands there already does nothing. Not for two processes at once (the run lock sees to it).
@@ -38,8 +38,8 @@ class DeadLetters {
   // For reading beside the process that writes.
   static Result<DeadLetters> view(std::string const& path);
 
-  // All of them with one fsync; durable when it returns ok.
-  [[nodiscard]] Status append(std::span<DeadLetter const> letters);
+  // All of them with one fsync; durable when it returns ok. They are as they were when it returns.
+  [[nodiscard]] Status append(std::span<DeadLetter> letters);
   // Closes the open letters of positions (stored or dropped on replay), durably, with one fsync.
   [[nodiscard]] Status close(std::span<std::uint64_t const> positions);
   [[nodiscard]] Status close(std::uint64_t position) { return close(std::span(&position, 1)); }
@@ -57,7 +57,8 @@ class DeadLetters {
 
  private:
   Status scan();
-  Status append_lines(std::string_view lines);
+  Status ready_to_append();
+  Status end_append(Status status, std::uint64_t end);
 
   Disk* disk_ = nullptr;
   std::string path_;

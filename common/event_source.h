@@ -23,6 +23,8 @@ class EventReader {
   virtual ~EventReader() = default;
   // The event at `position`, or the first one behind it.
   [[nodiscard]] virtual Result<Got> read(std::uint64_t position, Event& event) = 0;
+  // Ends the validity of the event last read, and gives its memory back: worth while for a large one.
+  virtual void release() {}
 };
 
 class EventSource {

@@ -53,6 +53,11 @@ class JournalEvents final : public EventReader {
     return event.position < end_ ? Got::event : Got::end;
   }
 
+  void release() override {
+    reader_.reset();
+    letter_ = {};
+  }
+
  private:
   Result<std::optional<JournalReader::Event>> next_at(std::uint64_t position) {
     if (!reader_) {

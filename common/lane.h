@@ -69,6 +69,7 @@ class Lane {
     [[nodiscard]] bool fed() const { return pending_at == pending.size(); }
     void drop_pending() {
       pending.clear();
+      if (pending.capacity() > 1 << 20) pending.shrink_to_fit();
       pending_at = 0;
     }
   };

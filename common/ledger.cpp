@@ -159,7 +159,7 @@ Status Ledger::with_room(Write write) {
   return status;
 }
 
-Status Ledger::dead(std::span<DeadLetter const> letters) {
+Status Ledger::dead(std::span<DeadLetter> letters) {
   if (Status status = with_room([&] { return letters_->append(letters); }); !status.ok()) return status;
   for (DeadLetter const& letter : letters) reopened_.erase(letter.position);  // it stays open, with one more attempt
   for (DeadLetter const& letter : letters) settle(letter.position, letter.position);

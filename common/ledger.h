@@ -74,7 +74,7 @@ class Ledger {
   [[nodiscard]] std::uint64_t next_attempt(std::uint64_t position) const;
 
   // Writes letters of events, then settles them. Each stands once, whatever is said of it how often.
-  [[nodiscard]] Status dead(std::span<DeadLetter const> letters);
+  [[nodiscard]] Status dead(std::span<DeadLetter> letters);
   [[nodiscard]] DeadLetters const& letters() const { return *letters_; }
   [[nodiscard]] bool has_open_letter(std::uint64_t position) const;
 

@@ -174,7 +174,8 @@ Result<Imported> import_letters(Io& io, SubscriberFiles const& files, std::strin
     auto const got = reader.next(line);
     if (!got) return got.status();
     if (*got != Reader::Wait::line) break;
-    auto letter = line.too_long ? Result<DeadLetter>(Status::rejected("too long")) : parse_dead_letter(line.text);
+    auto letter =
+        line.too_long ? Result<DeadLetter>(Status::rejected("too long")) : parse_dead_letter(std::string(line.text));
     std::string const fault = letter ? fault_of(*letter, **ledger, files, journal) : letter.status().what();
     if (!fault.empty()) {
       if (Status status = store(); !status.ok()) return status;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
 
 #include "common/stop.h"
 
@@ -13,21 +14,28 @@ namespace inflight {
 
 namespace {
 constexpr std::size_t kBuffer = 256 << 10;
+constexpr std::size_t kMostAhead = 4 << 20;
 constexpr std::size_t kShown = 4096;  // of a line that is too long
 }  // namespace
 
 Reader::Reader(int fd, std::string name, std::uint64_t max_record, bool heed_stop)
-    : fd_(fd),
-      name_(std::move(name)),
-      max_record_(max_record),
-      heed_stop_(heed_stop),
-      buffer_(kBuffer + kRecordPadding) {}
+    : fd_(fd), name_(std::move(name)), max_record_(max_record), heed_stop_(heed_stop) {
+  resize(kBuffer);
+}
 
-bool Reader::ready() const { return std::memchr(buffer_.data() + begin_, '\n', end_ - begin_) != nullptr; }
+void Reader::resize(std::size_t capacity) {
+  void* const moved = std::realloc(buffer_.get(), capacity + kRecordPadding);
+  if (moved == nullptr) throw std::bad_alloc();
+  (void)buffer_.release();
+  buffer_.reset(static_cast<char*>(moved));
+  capacity_ = capacity;
+}
+
+bool Reader::ready() const { return std::memchr(buffer_.get() + begin_, '\n', end_ - begin_) != nullptr; }
 
 bool Reader::take(Line& line) {
-  char const* const from = buffer_.data() + begin_;
-  auto const* newline = static_cast<char const*>(std::memchr(buffer_.data() + scanned_, '\n', end_ - scanned_));
+  char const* const from = buffer_.get() + begin_;
+  auto const* newline = static_cast<char const*>(std::memchr(buffer_.get() + scanned_, '\n', end_ - scanned_));
   std::size_t size = 0;
   if (newline != nullptr) {
     size = static_cast<std::size_t>(newline - from);
@@ -55,19 +63,18 @@ void Reader::make_room() {
     passed_over_ += held - keep;
     end_ = scanned_ = begin_ + keep;
   }
+  release();
+  if (capacity_ - end_ < kBuffer / 4) resize(std::min<std::size_t>(capacity_ * 2, end_ + kMostAhead));
+}
+
+void Reader::release() {
   if (begin_ > 0) {
-    std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
+    std::memmove(buffer_.get(), buffer_.get() + begin_, end_ - begin_);
     end_ -= begin_;
     scanned_ -= begin_;
     begin_ = 0;
   }
-  if (end_ == 0 && buffer_.size() > 4 * kBuffer) buffer_ = std::vector<char>(kBuffer + kRecordPadding);
-  if (buffer_.size() - kRecordPadding - end_ < kBuffer / 4) {
-    // No larger than the longest record needs: old and new are there at once while it grows.
-    std::size_t const most = max_record_ + 2 * kBuffer + kRecordPadding;
-    std::size_t const twice = buffer_.size() * 2;
-    buffer_.resize(twice > most / 4 ? std::max(most, buffer_.size() + kBuffer) : twice);
-  }
+  if (capacity_ > 4 * kBuffer && end_ <= kBuffer / 2) resize(kBuffer);
 }
 
 Result<Reader::Wait> Reader::next(Line& line, std::optional<Duration> timeout) {
@@ -92,7 +99,7 @@ Result<Reader::Wait> Reader::next(Line& line, std::optional<Duration> timeout) {
     }
     if (count == 2 && wait[1].revents != 0) return Wait::stopped;
     make_room();
-    ssize_t const n = ::read(fd_, buffer_.data() + end_, buffer_.size() - kRecordPadding - end_);
+    ssize_t const n = ::read(fd_, buffer_.get() + end_, capacity_ - end_);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n < 0) return Status::from_errno(name_, errno);
     eof_ = n == 0;

@@ -2,11 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "common/record.h"
 #include "common/status.h"
@@ -37,19 +38,26 @@ class Reader {
   void on_idle(std::function<Status()> idle) { idle_ = std::move(idle); }
   // Whether a whole line is in the buffer.
   [[nodiscard]] bool ready() const;
+  // Gives back the memory of a long line; ends the validity of its text.
+  void release();
   [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
   [[nodiscard]] std::string const& name() const { return name_; }
 
  private:
   bool take(Line& line);
   void make_room();
+  void resize(std::size_t capacity);
 
   int fd_;
   std::string name_;
   std::uint64_t max_record_;
   bool heed_stop_;
   std::function<Status()> idle_;
-  std::vector<char> buffer_;
+  struct Free {
+    void operator()(char* bytes) const { std::free(bytes); }
+  };
+  std::unique_ptr<char, Free> buffer_;  // not a vector: it grows without a copy, and takes what is read only
+  std::size_t capacity_ = 0;            // kRecordPadding more follow
   std::size_t begin_ = 0, scanned_ = 0, end_ = 0;
   std::uint64_t number_ = 0, bytes_ = 0;
   std::uint64_t passed_over_ = 0;  // bytes of a line too long that have been dropped from the buffer

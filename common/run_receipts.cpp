@@ -159,8 +159,15 @@ Status RunReceipts::dead(std::uint64_t position, std::string const& by, std::str
   if (*got != EventReader::Got::event || event.position != position) {
     return Status::defect(fmt::format("event {} is gone from the source before it was settled", position));
   }
-  letters_bytes_ += event.line.size();
-  letters_.push_back({position, ledger_.next_attempt(position), clock_.now(), by, reason, std::string(event.line)});
+  if (letters_bytes_ + event.line.size() > kLettersBytes) {
+    if (Status written = write_letters(); !written.ok()) return written;
+  }
+  std::string text;
+  text.reserve(event.line.size() + kRecordPadding);  // to be parsed where it is
+  text.append(event.line);
+  if (event.line.size() > kLettersBytes) events_.release();
+  letters_bytes_ += text.size();
+  letters_.push_back({position, ledger_.next_attempt(position), clock_.now(), by, reason, std::move(text)});
   return letters_.size() >= kLettersTogether || letters_bytes_ > kLettersBytes ? write_letters() : Status{};
 }
 

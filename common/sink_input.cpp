@@ -14,6 +14,7 @@ namespace inflight {
 
 namespace {
 constexpr std::size_t kBatchMemory = 12 << 20;
+constexpr std::size_t kLong = 4 << 20;  // such a record is read, delivered and forgotten with no other in memory
 constexpr Duration kFriendly = std::chrono::milliseconds(5);  // what a batch waits though nothing else is under way
 }  // namespace
 
@@ -91,6 +92,11 @@ Status SinkInput::read_batches() {
       return Status::defect(
           fmt::format("line {} ends in the middle: the stage before {} was killed", line.number, tool_name()));
     }
+    bool const alone = line.text.size() > kLong;
+    if (alone) {
+      hand_over();
+      if (!wait_until_spare(batch == nullptr ? 2 : 1)) return {};
+    }
     if (batch == nullptr && (batch = take_spare()) == nullptr) return {};
     if (batch->empty()) oldest = io_.clock.steady();
     if (Status status = add(*batch, line, sink_.keeps()); !status.ok()) {
@@ -99,8 +105,19 @@ Status SinkInput::read_batches() {
     }
     bool const full = batch->count >= options_.batch_records || batch->bytes >= options_.batch_bytes ||
                       batch->memory + batch->arena.used() >= kBatchMemory;
-    if (full) hand_over();
+    if (full || alone) hand_over();
+    if (alone) {
+      reader_.release();
+      if (!wait_until_spare(batch == nullptr ? 2 : 1)) return {};
+    }
   }
+}
+
+// Until the deliverer has given back what was handed over; false after stop().
+bool SinkInput::wait_until_spare(std::size_t spare) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return spare_.size() >= spare || stopped_; });
+  return !stopped_;
 }
 
 // How long to wait for more input.
@@ -138,8 +155,10 @@ Status SinkInput::add(SinkBatch& batch, Line const& line, bool keep) {
     batch.rejected.push_back({line.number, record.delivery, stay({begin, size}), std::move(reason)});
     return Status{};
   };
-  if (line.too_long || size > options_.max_record)
-    return reject(fmt::format("a record of {} bytes is over --max-record {}", line.size, options_.max_record));
+  auto reject_long = [&](std::uint64_t bytes) {
+    return reject(fmt::format("a record of {} bytes is over --max-record {}", bytes, options_.max_record));
+  };
+  if (line.too_long) return reject_long(line.size);
   Record& parsed = keep ? parsed_ : record.record;
   Status status = parser_.parse({begin, size}, parsed);
   if (status.ok() && io_.receipts.active() && !known) {
@@ -156,6 +175,7 @@ Status SinkInput::add(SinkBatch& batch, Line const& line, bool keep) {
     size = rest.size();
     status = parser_.parse({begin, size}, parsed);
   }
+  if (size > options_.max_record) return reject_long(size);
   if (!status.ok()) return reject(status.what());
   if (options_.on_delete != "apply" && parsed.is_deletion())
     return reject(options_.on_delete == "reject" ? "a deletion (--on-delete reject)" : "");
@@ -198,6 +218,7 @@ SinkInput::Next SinkInput::next(SinkBatch*& batch) {
 }
 
 void SinkInput::done(SinkBatch* batch) {
+  if (batch->arena.used() > kLong) batch->clear();
   std::lock_guard const lock(mutex_);
   spare_.push_back(batch);
   changed_.notify_all();

@@ -1,6 +1,7 @@
 // The input of a sink, in batches: reads and parses in one thread what another one delivers.
 //
-// Memory: two batches, each of at most --batch-records, --batch-bytes and 12 MiB (or of one record).
+// Memory: two batches, each of at most --batch-records, --batch-bytes and 12 MiB (or of one record, which is then
+// alone).
 #pragma once
 
 #include <condition_variable>
@@ -84,6 +85,7 @@ class SinkInput {
   Status read_batches();
   Status add(SinkBatch& batch, Line const& line, bool keep);
   SinkBatch* take_spare();
+  bool wait_until_spare(std::size_t spare);
   Duration patience(SinkBatch const* batch, Duration oldest);
 
   Io& io_;

@@ -1,6 +1,7 @@
 #include "common/tool_main.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 
 #include <exception>
 #include <new>
@@ -24,6 +25,8 @@ void fill_standard_descriptors() {
 
 int tool_main(int argc, char** argv, Exit (*run)(Cli& cli, Io& io)) {
   fill_standard_descriptors();
+  // What a long record took goes back to the system with it. Unset, the bound would rise to such a record's size.
+  (void)::mallopt(M_MMAP_THRESHOLD, 1 << 20);
   std::string_view const path = argc > 0 ? argv[0] : "inflight";
   set_tool_name(std::string(path.substr(path.rfind('/') + 1)));
   install_signals();

@@ -760,6 +760,22 @@ class Poison(Middle):
             self.assertLess(size, self.LIMIT, f"{program} had {size} KiB")
         return published, time.monotonic() - began, peak
 
+    def test_the_largest_records_and_their_letters(self):
+        text = "<u>" + "y" * ((16 << 20) - 700) + "</u>"
+        with open(self.path("in"), "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(xml_event(n, text if n in (50, 51, 90) else None)) + "\n" for n in range(120))
+        with Memory(self.folder) as peak, open(self.path("in"), "rb") as file:
+            published = subprocess.run([tool("publish"), "x/"], cwd=self.folder, stdin=file, capture_output=True, check=False)
+            done = run([tool("consume"), "x/", "--as", "d", "--until-empty", "--",
+                        "sql-write sqlite:d.db --create --key id --column id=id --max-record 1MiB"],
+                       cwd=self.folder, env=self.environment, timeout=100)
+        self.assertEqual((published.returncode, done.exit), (0, 0), (published.stderr, done.stderr))
+        with open(self.path("x/subscribers/d/dead.ndjson"), encoding="utf-8") as letters:
+            self.assertEqual([json.loads(line)["event"]["data"] == text for line in letters], [True] * 3)
+        for program in ("publish", "consume"):
+            self.assertGreater(peak.get(program, 0), 16 * 1024, peak)
+            self.assertLess(peak[program], self.LIMIT, peak)
+
     def test_poison_among_many(self):
         self.poison_among_many([])
 

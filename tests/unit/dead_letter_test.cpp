@@ -52,7 +52,7 @@ TEST_CASE("The name of a file of letters is durable before its first letter is, 
     Spy disk;
     auto letters = DeadLetters::open(disk, path);
     REQUIRE(letters);
-    DeadLetter const two[] = {letter(1), letter(2)};
+    DeadLetter two[] = {letter(1), letter(2)};
     REQUIRE(letters->append(two).ok());
     REQUIRE(letters->close(1).ok());
     CHECK(disk.folders == 1);
@@ -63,7 +63,7 @@ TEST_CASE("The name of a file of letters is durable before its first letter is, 
 TEST_CASE("A letter that finds no room leaves the file as it was, and is written when there is some") {
   TempFolder temp;
   std::string const path = temp / "dead.ndjson";
-  DeadLetter const first = letter(1), second = letter(2);
+  DeadLetter first = letter(1), second = letter(2);
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
     (void)Disk().remove(path);
     FaultyDisk disk(FaultyDisk::Fault::full_once, 3, seed);  // the file is made, a letter written, another one

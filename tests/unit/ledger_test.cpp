@@ -77,7 +77,7 @@ TEST_CASE("A dead letter settles its event even when the state was not saved beh
   {
     auto ledger = open(folder);
     REQUIRE(ledger->save().ok());
-    DeadLetter const dead[] = {letter(0), letter(2)};
+    DeadLetter dead[] = {letter(0), letter(2)};
     REQUIRE(ledger->dead(dead).ok());
     REQUIRE(ledger->dead(dead).ok());
   }
@@ -97,7 +97,7 @@ TEST_CASE("Letters whose state is gone are refused: their positions would be tak
   {
     auto ledger = open(folder);
     REQUIRE(ledger->save().ok());
-    DeadLetter const dead[] = {letter(1)};
+    DeadLetter dead[] = {letter(1)};
     REQUIRE(ledger->dead(dead).ok());
   }
   std::filesystem::remove(folder / "state.json");
@@ -111,7 +111,7 @@ TEST_CASE("A torn last letter is cut off, at every length, and the whole ones st
   {
     auto ledger = open(folder);
     REQUIRE(ledger->save().ok());  // the state comes before the letters
-    DeadLetter const dead[] = {letter(0), letter(1)};
+    DeadLetter dead[] = {letter(0), letter(1)};
     REQUIRE(ledger->dead(dead).ok());
   }
   auto whole = read_file(folder / "dead.ndjson");
@@ -121,7 +121,7 @@ TEST_CASE("A torn last letter is cut off, at every length, and the whole ones st
     std::ofstream(folder / "dead.ndjson", std::ios::trunc) << whole->substr(0, length);
     auto ledger = open(folder);
     CHECK(ledger->letters().open_count() == 1);
-    DeadLetter const again[] = {letter(1)};
+    DeadLetter again[] = {letter(1)};
     REQUIRE(ledger->dead(again).ok());
     CHECK(*read_file(folder / "dead.ndjson") == *whole);
   }
@@ -130,7 +130,7 @@ TEST_CASE("A torn last letter is cut off, at every length, and the whole ones st
 TEST_CASE("A replayed letter is closed when its event is settled, and stays open with one more attempt when it fails") {
   Folder const folder;
   auto ledger = open(folder);
-  DeadLetter const dead[] = {letter(3), letter(5)};
+  DeadLetter dead[] = {letter(3), letter(5)};
   ledger->settle(0, 9);
   REQUIRE(ledger->dead(dead).ok());
   REQUIRE(ledger->reopen(3));
@@ -141,7 +141,7 @@ TEST_CASE("A replayed letter is closed when its event is settled, and stays open
   CHECK(ledger->settled(4));
   CHECK_FALSE(ledger->settled(5));
   ledger->settle(3, 3);
-  DeadLetter const second[] = {letter(5, ledger->next_attempt(5))};
+  DeadLetter second[] = {letter(5, ledger->next_attempt(5))};
   REQUIRE(ledger->dead(second).ok());
   REQUIRE(ledger->save().ok());
   CHECK(ledger->cursor() == 10);
@@ -198,7 +198,7 @@ TEST_CASE("A cursor or a letter that finds no room asks for some, until there is
   Ledger& ledger = **opened;
   int left = 40;
   ledger.on_full([&] { return left > 0 ? --left, disk.room += 10, true : false; });
-  std::vector<DeadLetter> const letters = {letter(0)};
+  std::vector<DeadLetter> letters = {letter(0)};
   REQUIRE(ledger.dead(letters).ok());
   CHECK(ledger.cursor() == 1);
   REQUIRE(ledger.save().ok());
@@ -206,7 +206,7 @@ TEST_CASE("A cursor or a letter that finds no room asks for some, until there is
   CHECK(open(folder)->cursor() == 1);
 
   left = 0, disk.room = 0;
-  std::vector<DeadLetter> const more = {letter(1)};
+  std::vector<DeadLetter> more = {letter(1)};
   CHECK(ledger.dead(more).code() == Code::temporary);
   CHECK(ledger.cursor() == 1);
   ledger.settle(1, 5);
