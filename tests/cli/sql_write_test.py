@@ -472,6 +472,14 @@ class SqlWrite(unittest.TestCase):
         self.assertEqual([(r["delivery"], r["reason"]) for r in rejected], [("k7:5", "no value for the key column id")])
         self.assertNotIn("delivery", self.columns())
 
+    def test_a_record_over_the_limit_is_rejected_by_its_position_wherever_that_stands(self):
+        channel = Channel()
+        records = [{**event(n, {"a": "x" * (2000 if n == 2 else 1)}), "delivery": f"k7:{n}"} for n in range(5)]
+        self.write(records, "--max-record", "1000", **channel.options)
+        rejected = [r for r in channel.receipts() if r.get("status") == "rejected"]
+        self.assertEqual([r["delivery"] for r in rejected], ["k7:2"])
+        self.assertIn("over --max-record", rejected[0]["reason"])
+
     def test_the_receipt_of_the_newest_unnumbered_position_waits_for_the_next(self):
         channel = Channel()
         process = subprocess.Popen([tool("sql-write"), f"sqlite:{self.file}"], stdin=subprocess.PIPE, env=channel.environment,
