@@ -20,7 +20,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr std::size_t kBuffer = 256 << 10;
-constexpr std::size_t kLong = 4 << 20;  // an event of which no second copy is kept
+constexpr std::size_t kLong = 4 << 20;                       // an event of which no second copy is kept
 constexpr Duration kGiveUp = std::chrono::minutes(10);       // with --until-empty
 constexpr Duration kStallWaiting = std::chrono::minutes(2);  // a stage that waits says so at least every minute
 
