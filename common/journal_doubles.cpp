@@ -11,14 +11,14 @@ Doubles::Doubles() : table_(2 * std::bit_ceil(kWindow)), order_(std::bit_ceil(kW
 
 bool Doubles::add(std::string_view line) {
   XXH128_hash_t const sum = XXH3_128bits(line.data(), line.size());
-  Hash const hash{sum.low64, sum.high64 == 0 && sum.low64 == 0 ? 1 : sum.high64};
+  Hash const hash{sum.low64, sum.high64};
   std::size_t slot = find(hash);
-  if (table_[slot] == hash) return false;
+  if (table_[slot] != 0) return false;
   if (next_ - oldest_ == order_.size()) {
     grow();
     slot = find(hash);
   }
-  table_[slot] = hash;
+  put(slot, next_);
   order(next_++) = hash;
   return true;
 }
@@ -34,7 +34,7 @@ void Doubles::undo() {
 
 std::size_t Doubles::find(Hash const& hash) const {
   std::size_t slot = home(hash);
-  while (table_[slot] != Hash{} && table_[slot] != hash) slot = (slot + 1) & (table_.size() - 1);
+  while (table_[slot] != 0 && at(slot) != hash) slot = (slot + 1) & (table_.size() - 1);
   return slot;
 }
 
@@ -42,20 +42,20 @@ void Doubles::erase(Hash const& hash) {
   std::size_t const mask = table_.size() - 1;
   std::size_t hole = find(hash);
   // What stands behind the hole moves into it unless it would then stand before its home.
-  for (std::size_t slot = (hole + 1) & mask; table_[slot] != Hash{}; slot = (slot + 1) & mask) {
-    if (((slot - home(table_[slot])) & mask) < ((slot - hole) & mask)) continue;
+  for (std::size_t slot = (hole + 1) & mask; table_[slot] != 0; slot = (slot + 1) & mask) {
+    if (((slot - home(at(slot))) & mask) < ((slot - hole) & mask)) continue;
     table_[hole] = table_[slot];
     hole = slot;
   }
-  table_[hole] = Hash{};
+  table_[hole] = 0;
 }
 
 void Doubles::grow() {
   std::vector<Hash> ring(order_.size() * 2);
   for (std::uint64_t n = oldest_; n < next_; ++n) ring[n & (ring.size() - 1)] = order(n);
   order_.swap(ring);
-  table_.assign(order_.size() * 2, Hash{});
-  for (std::uint64_t n = oldest_; n < next_; ++n) table_[find(order(n))] = order(n);
+  table_.assign(order_.size() * 2, 0);
+  for (std::uint64_t n = oldest_; n < next_; ++n) put(find(order(n)), n);
 }
 
 }  // namespace inflight::journal

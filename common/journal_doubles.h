@@ -21,7 +21,7 @@ class Doubles {
 
  private:
   struct Hash {
-    std::uint64_t low = 0, high = 0;  // all zero: an empty slot
+    std::uint64_t low = 0, high = 0;
     bool operator==(Hash const&) const = default;
   };
 
@@ -31,8 +31,13 @@ class Doubles {
   void grow();
   [[nodiscard]] Hash& order(std::uint64_t number) { return order_[number & (order_.size() - 1)]; }
 
-  std::vector<Hash> table_;  // open addressing, linear probing, at most half full
-  std::vector<Hash> order_;  // a ring, by number of arrival
+  [[nodiscard]] Hash const& at(std::size_t slot) const { return order_[table_[slot] - 1]; }
+  void put(std::size_t slot, std::uint64_t number) {
+    table_[slot] = static_cast<std::uint32_t>(number & (order_.size() - 1)) + 1;
+  }
+
+  std::vector<std::uint32_t> table_;  // places in order_, from 1; open addressing, linear probing, at most half full
+  std::vector<Hash> order_;           // a ring, by number of arrival
   std::uint64_t oldest_ = 0, kept_ = 0, next_ = 0;
 };
 
