@@ -20,6 +20,8 @@ namespace inflight {
 namespace {
 
 constexpr std::size_t kChunk = 128 << 10;
+constexpr std::size_t kLong = 4 << 20;  // a record of which as few copies as can be are in memory
+constexpr std::size_t kRoom = 4 << 10;  // for what is written about it
 constexpr std::string_view kFront = "{\"delivery\":\"";
 
 struct Rejection {
@@ -72,6 +74,8 @@ class FilterChunk {
   };
 
   void clear() {
+    if (out.capacity() > kLong) std::string().swap(out);
+    if (text_.capacity() > kLong) std::vector<char>().swap(text_);
     text_.clear();
     lines_.clear();
     out.clear();
@@ -83,9 +87,12 @@ class FilterChunk {
   }
   void add(Line const& line) {
     lines_.push_back({text_.size(), line.text.size(), line.number, line.size, line.too_long});
+    if (line.text.size() > kLong) text_.reserve(text_.size() + line.text.size() + kRecordPadding);
     text_.insert(text_.end(), line.text.begin(), line.text.end());
     text_.insert(text_.end(), kRecordPadding, ' ');
   }
+  // A record so long that no other one is in memory with it.
+  [[nodiscard]] bool is_long() const { return text_.size() > kLong; }
   [[nodiscard]] bool empty() const { return lines_.empty(); }
   [[nodiscard]] std::size_t size() const { return text_.size(); }
   [[nodiscard]] std::size_t count() const { return lines_.size(); }
@@ -132,6 +139,7 @@ class FilterChunk {
       }
       output_.text_.clear();
       output_.starts_.clear();
+      if (size > kLong) output_.text_.reserve(size + kRoom);
       if (record.is_deletion()) {
         output_.record(record, {});
       } else {
@@ -153,6 +161,7 @@ class FilterChunk {
         for (std::size_t i = 0; i < output_.starts_.size(); ++i)
           put(receipts, delivery, i, i + 1 == output_.starts_.size());
       }
+      if (output_.text_.capacity() > kLong) std::string().swap(output_.text_);
     }
   }
 
@@ -175,6 +184,7 @@ class FilterChunk {
   }
   void put(Receipts const& receipts, std::string_view delivery, std::size_t i, bool final) {
     std::string_view const text = piece(i);
+    if (text.size() > kLong) out.reserve(out.size() + text.size() + delivery.size() + kRoom);
     if (!receipts.active()) {
       out.append(text).push_back('\n');
       return;
@@ -245,6 +255,10 @@ class FilterLoop {
       chunk.add(line);
       ++counters().records;
       counters().bytes += line.size;
+      if (chunk.is_long()) {
+        reader_.release();
+        break;
+      }
     }
     return true;
   }
@@ -322,12 +336,16 @@ class FilterLoop {
         }
         if (!chunk) chunk = std::make_shared<FilterChunk>();
         auto filled = fill(*chunk);
-        std::lock_guard const lock(mutex);
+        std::unique_lock lock(mutex);
         more = filled.ok() && *filled;
         if (!filled) read_status = filled.status();
         if (!chunk->empty()) in_order.push_back(chunk), to_do.push_back(chunk);
         ended = !more;
         changed.notify_all();
+        if (chunk->is_long()) {
+          chunk.reset();
+          changed.wait(lock, [&] { return in_order.empty() || cancelled; });
+        }
       }
     };
     std::vector<std::thread> threads;
@@ -347,10 +365,10 @@ class FilterLoop {
       changed.wait(lock, [&] { return (!in_order.empty() && in_order.front()->done) || (ended && in_order.empty()); });
       if (in_order.empty()) break;
       auto const chunk = in_order.front();
-      in_order.pop_front();
       lock.unlock();
       status = emit(*chunk);
       lock.lock();
+      in_order.pop_front();
       if (chunk->size() < 4 * kChunk) spare.push_back(chunk);
       changed.notify_all();
     }

@@ -74,7 +74,8 @@ void Reader::release() {
     scanned_ -= begin_;
     begin_ = 0;
   }
-  if (capacity_ > 4 * kBuffer && end_ <= kBuffer / 2) resize(kBuffer);
+  std::size_t const wanted = std::max(kBuffer, end_ + kBuffer / 2);
+  if (capacity_ > 4 * kBuffer && wanted < capacity_ / 2) resize(wanted);
 }
 
 Result<Reader::Wait> Reader::next(Line& line, std::optional<Duration> timeout) {

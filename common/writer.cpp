@@ -8,13 +8,23 @@
 
 namespace inflight {
 
+// Whatever the cause, it is not the record's or the operator's.
+Status Writer::failed(Status const& status) {
+  bool const theirs = status.code() == Code::usage || status.code() == Code::temporary;
+  return theirs ? Status::defect(status.what()) : status;
+}
+
 Status Writer::flush() {
   if (buffer_.empty() || fd_ < 0) return {};
-  Status status = write_all(fd_, buffer_, name_);
+  Status const status = write_all(fd_, buffer_, name_);
   buffer_.clear();
   if (buffer_.capacity() > 4 * kBuffer) buffer_.shrink_to_fit();
-  if (status.code() == Code::usage || status.code() == Code::temporary) return Status::defect(status.what());
-  return status;
+  return failed(status);
+}
+
+Status Writer::pass(std::string_view text) {
+  if (Status status = flush(); !status.ok() || fd_ < 0) return status;
+  return failed(write_all(fd_, text, name_));
 }
 
 Status Writer::close() {

@@ -20,6 +20,7 @@ class Writer {
   }
   // Whole lines, each with its newline.
   [[nodiscard]] Status lines(std::string_view text) {
+    if (text.size() > 4 * kBuffer) return pass(text);
     buffer_.append(text);
     return buffer_.size() < kBuffer ? Status{} : flush();
   }
@@ -28,6 +29,9 @@ class Writer {
   [[nodiscard]] Status close();
 
  private:
+  Status pass(std::string_view text);  // without a copy
+  static Status failed(Status const& status);
+
   static constexpr std::size_t kBuffer = 128 << 10;
   int fd_;
   std::string name_;
