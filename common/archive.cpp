@@ -163,6 +163,7 @@ void ObjectEncoder::add(std::string_view line, Time time) {
   summary.last = summary.records == 0 ? time : std::max(summary.last, time);
   ++summary.records;
   summary.bytes += line.size() + 1;
+  state_->lines.reserve(state_->lines.size() + line.size() + 1);  // a long line is not to be copied for its newline
   state_->lines.append(line).push_back('\n');
 }
 

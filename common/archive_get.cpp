@@ -39,6 +39,8 @@ class Run {
   virtual ~Run() = default;
   // Moves to the next item, which is valid until the next call; false at the end.
   [[nodiscard]] virtual Result<bool> next() = 0;
+  // Before it there may be nothing of the item but its time: many runs stand at a long one.
+  [[nodiscard]] virtual Status load() { return {}; }
   [[nodiscard]] Item const& item() const { return item_; }
 
  protected:
@@ -132,7 +134,15 @@ class FileRun final : public Run {
       if (*more) {
         Head const head{from.item().time.ns, static_cast<std::uint32_t>(from.item().line.size()),
                         from.item().identified};
-        buffer.append(reinterpret_cast<char const*>(&head), sizeof head).append(from.item().line);
+        buffer.append(reinterpret_cast<char const*>(&head), sizeof head);
+        if (from.item().line.size() > kLongRecord) {
+          Status status = write_all(run->fd_.get(), buffer, run->name_);
+          if (status.ok()) status = write_all(run->fd_.get(), from.item().line, run->name_);
+          if (!status.ok()) return status;
+          buffer.clear();
+        } else {
+          buffer.append(from.item().line);
+        }
       }
       if (buffer.size() >= (1 << 20) || !*more) {
         if (Status status = write_all(run->fd_.get(), buffer, run->name_); !status.ok()) return status;
@@ -147,12 +157,18 @@ class FileRun final : public Run {
     if (auto there = need(sizeof head); !there || !*there) return there;
     std::memcpy(&head, buffer_.data() + begin_, sizeof head);
     begin_ += sizeof head;
-    auto there = need(head.size);
-    if (!there) return there;
-    if (!*there) return Status::defect(name_ + ": is shorter than it was");
-    item_ = {Time{head.time}, {buffer_.data() + begin_, head.size}, head.identified != 0};
-    begin_ += head.size;
+    size_ = head.size;
+    item_ = {Time{head.time}, {}, head.identified != 0};
     return true;
+  }
+
+  Status load() override {
+    auto there = need(size_);
+    if (!there) return there.status();
+    if (!*there) return Status::defect(name_ + ": is shorter than it was");
+    item_.line = {buffer_.data() + begin_, size_};
+    begin_ += size_;
+    return {};
   }
 
  private:
@@ -167,7 +183,8 @@ class FileRun final : public Run {
     if (begin_ > 0) std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
     end_ -= begin_;
     begin_ = 0;
-    buffer_.resize(std::max(size, kFileBuffer) + kRecordPadding);
+    buffer_.resize(std::max({size, kFileBuffer, end_}) + kRecordPadding);
+    if (buffer_.capacity() > kLongRecord) buffer_.shrink_to_fit();
     auto got = read_at(fd_.get(), buffer_.data() + end_, buffer_.size() - kRecordPadding - end_, offset_, name_);
     if (!got) return got.status();
     offset_ += *got;
@@ -179,6 +196,7 @@ class FileRun final : public Run {
   Fd fd_;
   std::vector<char> buffer_;
   std::size_t begin_ = 0, end_ = 0;
+  std::size_t size_ = 0;  // of the item's line
   std::uint64_t offset_ = 0;
 };
 
@@ -213,6 +231,7 @@ class Getter {
       if (heap_.empty()) continue;
       Head const head = heap_.top();
       heap_.pop();
+      if (Status status = head.run->second->load(); !status.ok()) return status;
       if (Status status = emit(head.run->second->item()); !status.ok()) return status;
       if (Status status = advance(head.run); !status.ok()) return status;
     }
@@ -238,17 +257,18 @@ class Getter {
     auto part = std::make_unique<MemoryRun>(memory_);
     std::string carry;  // a line of which the end has not come
     Status failed;
-    auto take_line = [&](std::string_view line) {
-      if (failed.ok()) failed = add(*part, line);
-      if (!failed.ok() || part->bytes() < limit) return;
+    auto to_file = [&]() -> Status {
       part->sort();
       auto file = FileRun::write(*part);
-      if (!file) {
-        failed = file.status();
-        return;
-      }
+      if (!file) return file.status();
       runs.push_back(std::move(*file));
       part = std::make_unique<MemoryRun>(memory_);
+      return {};
+    };
+    auto take_line = [&](std::string_view line) {
+      if (failed.ok() && part->bytes() + line.size() > std::max(limit, line.size())) failed = to_file();
+      if (failed.ok()) failed = add(*part, line);
+      if (failed.ok() && part->bytes() >= limit) failed = to_file();
     };
     Status status = read_object(store_, object, summary, [&](std::string_view bytes) {
       for (std::size_t end = bytes.find('\n'); end != std::string_view::npos; end = bytes.find('\n')) {
@@ -258,6 +278,7 @@ class Getter {
           carry.append(bytes.substr(0, end));
           take_line(carry);
           carry.clear();
+          forget_long(carry);
         }
         bytes.remove_prefix(end + 1);
       }

@@ -7,7 +7,6 @@ namespace inflight {
 namespace {
 
 constexpr std::uint64_t kSettledTries = 1000;
-constexpr std::size_t kLong = 4 << 20;
 
 }  // namespace
 
@@ -28,7 +27,7 @@ Events::Found Backlog::newest_settled() {
     if (!got) return got.status();
     if (*got != EventReader::Got::event || event.position != p) break;
     bool const ours = order_.ours(event.line);
-    if (event.line.size() > kLong) back_->release();
+    if (event.line.size() > kLongRecord) back_->release();
     if (ours) return std::optional(p);
   }
   return std::optional<std::uint64_t>();

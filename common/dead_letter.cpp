@@ -30,15 +30,10 @@ std::string base64(std::string_view bytes) {
 
 constexpr std::size_t kWriteTogether = 1 << 20;
 
-// Parsed where it is, for which it is made longer and as long as it was again.
 bool is_record(std::string& text) {
-  std::size_t const size = text.size();
-  text.append(kRecordPadding, ' ');
   RecordParser parser;
   Record record;
-  bool const good = parser.parse({text.data(), size}, record).ok();
-  text.resize(size);
-  return good && is_json(text);
+  return parser.parse_padded(text, record).ok() && is_json(text);
 }
 
 // Takes the number behind `label` from the front of a line of our own.
@@ -86,15 +81,15 @@ Parts parts_of(DeadLetter& letter, bool plain_pipe) {
 
 std::string to_line(DeadLetter letter, bool plain_pipe) {
   Parts parts = parts_of(letter, plain_pipe);
-  return parts.front.append(parts.event).append("}");
+  parts.front.reserve(parts.size());
+  parts.front.append(parts.event).push_back('}');
+  return std::move(parts.front);
 }
 
 Result<DeadLetter> parse_dead_letter(std::string line) {
-  std::size_t const size = line.size();
-  line.append(kRecordPadding, ' ');
   RecordParser parser;
   Record record;
-  if (Status status = parser.parse({line.data(), size}, record); !status.ok()) return status;
+  if (Status status = parser.parse_padded(line, record); !status.ok()) return status;
   DeadLetter letter;
   std::string scratch;
   auto number = [&](char const* name) -> std::uint64_t {
@@ -272,7 +267,8 @@ Status RejectFile::reject(std::uint64_t line, std::string_view text, std::string
     if (Status status = end_half_line(); !status.ok()) return status;
   }
   DeadLetter letter{line, 1, system_clock().now(), tool_name(), std::string(reason), std::string(text)};
-  return write_all(fd_.get(), to_line(std::move(letter), true) + "\n", path_);
+  std::string out = to_line(std::move(letter), true);
+  return write_all(fd_.get(), out.append("\n"), path_);
 }
 
 // What one that was killed left must not swallow the letter behind it. A terminal or a pipe has no size.

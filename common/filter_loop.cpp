@@ -20,7 +20,6 @@ namespace inflight {
 namespace {
 
 constexpr std::size_t kChunk = 128 << 10;
-constexpr std::size_t kLong = 4 << 20;  // a record of which as few copies as can be are in memory
 constexpr std::size_t kRoom = 4 << 10;  // for what is written about it
 constexpr std::string_view kFront = "{\"delivery\":\"";
 
@@ -74,8 +73,8 @@ class FilterChunk {
   };
 
   void clear() {
-    if (out.capacity() > kLong) std::string().swap(out);
-    if (text_.capacity() > kLong) std::vector<char>().swap(text_);
+    forget_long(out);
+    if (text_.capacity() > kLongRecord) std::vector<char>().swap(text_);
     text_.clear();
     lines_.clear();
     out.clear();
@@ -87,12 +86,12 @@ class FilterChunk {
   }
   void add(Line const& line) {
     lines_.push_back({text_.size(), line.text.size(), line.number, line.size, line.too_long});
-    if (line.text.size() > kLong) text_.reserve(text_.size() + line.text.size() + kRecordPadding);
+    if (line.text.size() > kLongRecord) text_.reserve(text_.size() + line.text.size() + kRecordPadding);
     text_.insert(text_.end(), line.text.begin(), line.text.end());
     text_.insert(text_.end(), kRecordPadding, ' ');
   }
   // A record so long that no other one is in memory with it.
-  [[nodiscard]] bool is_long() const { return text_.size() > kLong; }
+  [[nodiscard]] bool is_long() const { return text_.size() > kLongRecord; }
   [[nodiscard]] bool empty() const { return lines_.empty(); }
   [[nodiscard]] std::size_t size() const { return text_.size(); }
   [[nodiscard]] std::size_t count() const { return lines_.size(); }
@@ -128,10 +127,9 @@ class FilterChunk {
         slow_delivery.assign(value.raw, receipts.token().size() + 2, value.raw.size() - receipts.token().size() - 3);
         delivery = slow_delivery;
         slow = record.without("delivery");
-        size = slow.size();
-        slow.resize(size + kRecordPadding);
+        status = parser.parse_padded(slow, record);
         begin = slow.data();
-        status = parser.parse({begin, size}, record);
+        size = slow.size();
       }
       if (!status.ok()) {
         reject(status.what());
@@ -139,7 +137,7 @@ class FilterChunk {
       }
       output_.text_.clear();
       output_.starts_.clear();
-      if (size > kLong) output_.text_.reserve(size + kRoom);
+      if (size > kLongRecord) output_.text_.reserve(size + kRoom);
       if (record.is_deletion()) {
         output_.record(record, {});
       } else {
@@ -161,7 +159,7 @@ class FilterChunk {
         for (std::size_t i = 0; i < output_.starts_.size(); ++i)
           put(receipts, delivery, i, i + 1 == output_.starts_.size());
       }
-      if (output_.text_.capacity() > kLong) std::string().swap(output_.text_);
+      forget_long(output_.text_);
     }
   }
 
@@ -183,35 +181,45 @@ class FilterChunk {
     if (parse_positions(delivery, positions)) dropped.add(positions);
   }
   void put(Receipts const& receipts, std::string_view delivery, std::size_t i, bool final) {
-    std::string_view const text = piece(i);
-    if (text.size() > kLong) out.reserve(out.size() + text.size() + delivery.size() + kRoom);
-    if (!receipts.active()) {
-      out.append(text).push_back('\n');
-      return;
+    front_.clear();
+    if (receipts.active()) number(receipts, delivery, i, final);
+    std::string_view text = piece(i);
+    if (!front_.empty()) {
+      if (text.size() > 2) front_.push_back(',');
+      text.remove_prefix(1);
     }
-    out.append(kFront).append(receipts.token()).push_back(':');
+    if (text.size() > kLongRecord && out.empty() && output_.starts_.size() == 1) {
+      output_.text_.replace(0, receipts.active() ? 1 : 0, front_);
+      out.swap(output_.text_);
+    } else {
+      out.append(front_).append(text);
+    }
+    out.push_back('\n');
+  }
+  // The front of a piece up to its first attribute, in front_.
+  void number(Receipts const& receipts, std::string_view delivery, std::size_t i, bool final) {
+    front_.append(kFront).append(receipts.token()).push_back(':');
     if (i == 0 && final) {
-      out.append(delivery);
+      front_.append(delivery);
     } else {
       std::vector<Position> positions;
       (void)parse_positions(delivery, positions);
       char const* separator = "";
       for (Position const& position : positions) {
         for (std::uint64_t n = position.first; n <= position.last; ++n) {
-          fmt::format_to(std::back_inserter(out), "{}{}{}/{}{}", separator, n, position.pieces, i + 1,
+          fmt::format_to(std::back_inserter(front_), "{}{}{}/{}{}", separator, n, position.pieces, i + 1,
                          final ? "." : "");
           separator = ",";
         }
       }
     }
-    out.push_back('"');
-    if (text.size() > 2) out.push_back(',');
-    out.append(text.substr(1)).push_back('\n');
+    front_.push_back('"');
   }
 
   std::vector<char> text_;
   std::vector<Source> lines_;
   Output output_;
+  std::string front_;
 };
 
 namespace {

@@ -30,9 +30,10 @@ class JournalEvents final : public EventReader {
     // An event that is being replayed may be gone from the journal: its letter holds it.
     auto const letter = ledger_.letters().entries().find(position);
     if (letter != ledger_.letters().entries().end()) {
+      letter_ = {};  // a long one is not to stand beside the next
       auto read = ledger_.letters().read(letter->second);
       if (!read) return read.status();
-      letter_ = *read;
+      letter_ = std::move(*read);
       event = {position, letter_.event, letter_.time};
       return Got::event;
     }

@@ -132,7 +132,8 @@ Result<JournalWriter::Appended> JournalWriter::append(std::span<Line const> line
   auto appended = write();
   if (state.doubles) appended ? state.doubles->keep() : state.doubles->undo();
   if (!appended && appended.status().code() == Code::defect) state.refuses = true;
-  if (state.batch.capacity() > 2 * kUsualBatch) std::string().swap(state.batch);
+  // A string that grows takes twice its last capacity: an ordinary batch may leave up to twice its size.
+  if (state.batch.capacity() > 3 * kUsualBatch) std::string().swap(state.batch);
   return appended;
 }
 

@@ -7,9 +7,10 @@
 namespace inflight {
 
 std::string_view KeyOrder::key_of(std::string_view line) {
+  forget_long(buffer_);
+  buffer_.reserve(line.size() + kRecordPadding);
   buffer_.assign(line);
-  buffer_.resize(line.size() + kRecordPadding);
-  if (!parser_.parse({buffer_.data(), line.size()}, record_).ok()) return {};
+  if (!parser_.parse_padded(buffer_, record_).ok()) return {};
   return record_.partition_key(scratch_);
 }
 

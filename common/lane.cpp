@@ -20,7 +20,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr std::size_t kBuffer = 256 << 10;
-constexpr std::size_t kLong = 4 << 20;                       // an event of which no second copy is kept
+constexpr std::size_t kRoom = 4 << 10;                       // for what is written before an event
 constexpr Duration kGiveUp = std::chrono::minutes(10);       // with --until-empty
 constexpr Duration kStallWaiting = std::chrono::minutes(2);  // a stage that waits says so at least every minute
 
@@ -184,6 +184,7 @@ void Lane::fill() {
 
 void Lane::append(EventReader::Event const& event) {
   std::string& pending = run_->pending;
+  if (event.line.size() > kLongRecord) pending.reserve(pending.size() + event.line.size() + kRoom);
   if (options_.ack == "exit") {
     pending.append(event.line);
   } else {
@@ -201,7 +202,7 @@ void Lane::append(EventReader::Event const& event) {
   backlog_.delivered(event);
   ++counters().records;
   counters().bytes += event.line.size();
-  if (event.line.size() > kLong) backlog_.release();
+  if (event.line.size() > kLongRecord) backlog_.release();
 }
 
 Status Lane::listen() {

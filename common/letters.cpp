@@ -15,12 +15,11 @@
 namespace inflight {
 namespace {
 
-std::string subject_of(DeadLetter const& letter) {
-  std::string padded(letter.event), scratch;
-  padded.resize(letter.event.size() + kRecordPadding);
+std::string subject_of(DeadLetter& letter) {
+  std::string scratch;
   RecordParser parser;
   Record event;
-  if (!parser.parse({padded.data(), letter.event.size()}, event).ok()) return "";
+  if (!parser.parse_padded(letter.event, event).ok()) return "";
   return std::string(event.text("subject", scratch));
 }
 
@@ -124,12 +123,16 @@ Status summarise_letters(Writer& out, DeadLetters const& letters, LetterSelectio
   struct Group {
     std::uint64_t count = 0;
     Time first, last;
-    DeadLetter example;
+    std::string example;
   };
   std::map<std::string, Group> groups;
-  Status status = selection.each(letters, [&](DeadLetter const& letter, DeadLetters::Entry const&) {
+  Status status = selection.each(letters, [&](DeadLetter& letter, DeadLetters::Entry const&) {
     Group& group = groups[group_of(letter)];
-    if (group.count++ == 0) group.example = letter, group.first = letter.time;
+    if (group.count++ == 0) {
+      group.first = letter.time;
+      group.example = fmt::format("position {}: {}: {}", letter.position, letter.reason,
+                                  std::string_view(letter.event).substr(0, 200));
+    }
     group.first = std::min(group.first, letter.time);
     group.last = std::max(group.last, letter.time);
     return true;
@@ -138,11 +141,7 @@ Status summarise_letters(Writer& out, DeadLetters const& letters, LetterSelectio
     if (!status.ok()) break;
     status = out.line(fmt::format("{:>8}  {}  to {}  {}", group.count, format_rfc3339(group.first),
                                   format_rfc3339(group.last), name));
-    std::string const example = group.example.event.substr(0, 200);
-    if (status.ok()) {
-      status = out.line(
-          fmt::format("          e.g. position {}: {}: {}", group.example.position, group.example.reason, example));
-    }
+    if (status.ok()) status = out.line("          e.g. " + group.example);
   }
   return status;
 }
@@ -181,6 +180,7 @@ Result<Imported> import_letters(Io& io, SubscriberFiles const& files, std::strin
       if (Status status = store(); !status.ok()) return status;
       return Status::usage(fmt::format("{}: line {}: {}", path, line.number, fault));
     }
+    if (letter->event.size() > kLongRecord) reader.release(), journal.reset();
     ++imported.read;
     bytes += letter->event.size();
     letters.push_back(std::move(*letter));

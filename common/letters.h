@@ -20,9 +20,9 @@ struct LetterSelection {
 
   void add_to(Cli& cli);
 
-  // Calls use(letter, entry) for the open letters that it selects, in order of position; the limit counts those for
-  // which it returns true. Code::usage: `reason` is no regular expression.
-  using Use = std::function<Result<bool>(DeadLetter const&, DeadLetters::Entry const&)>;
+  // Calls use(letter, entry), which may have the letter, for the open letters that it selects, in order of position;
+  // the limit counts those for which it returns true. Code::usage: `reason` is no regular expression.
+  using Use = std::function<Result<bool>(DeadLetter&, DeadLetters::Entry const&)>;
   [[nodiscard]] Status each(DeadLetters const& letters, Use const& use) const;
 };
 

@@ -34,7 +34,7 @@ void Reader::resize(std::size_t capacity) {
 bool Reader::ready() const { return std::memchr(buffer_.get() + begin_, '\n', end_ - begin_) != nullptr; }
 
 bool Reader::take(Line& line) {
-  char const* const from = buffer_.get() + begin_;
+  char* const from = buffer_.get() + begin_;
   auto const* newline = static_cast<char const*>(std::memchr(buffer_.get() + scanned_, '\n', end_ - scanned_));
   std::size_t size = 0;
   if (newline != nullptr) {
@@ -48,6 +48,7 @@ bool Reader::take(Line& line) {
   line.terminated = newline != nullptr;
   line.size = size + passed_over_;
   line.too_long = line.size > max_record_;
+  line.begin = from;
   line.text = {from, line.too_long ? std::min(size, kShown) : size};
   passed_over_ = 0;
   begin_ += size + (newline != nullptr ? 1 : 0);

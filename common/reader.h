@@ -19,6 +19,7 @@ inline constexpr std::uint64_t kMaxRecord = 16 << 20;
 
 struct Line {
   std::string_view text;     // without newline; kRecordPadding bytes follow; valid until the next call
+  char* begin = nullptr;     // of it: whoever has the line may change it in place
   std::uint64_t number = 0;  // counted from 1
   bool terminated = true;    // false: the last line, without newline
   bool too_long = false;     // over max_record: `text` is its first 4 KiB, the rest was passed over

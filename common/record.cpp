@@ -136,6 +136,15 @@ RecordParser::RecordParser() : state_(std::make_unique<State>()) {}
 RecordParser::~RecordParser() = default;
 RecordParser::RecordParser(RecordParser&&) noexcept = default;
 
+Status RecordParser::parse_padded(std::string& line, Record& record) {
+  std::size_t const size = line.size();
+  line.reserve(size + kRecordPadding);
+  line.append(kRecordPadding, ' ');
+  Status status = parse({line.data(), size}, record);
+  line.resize(size);
+  return status;
+}
+
 Status RecordParser::parse(std::string_view line, Record& record) {
   record.line_ = line;
   record.fields_.clear();

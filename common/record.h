@@ -19,6 +19,12 @@ namespace inflight {
 
 inline constexpr std::size_t kRecordPadding = 64;  // bytes that must be readable behind a line (simdjson)
 
+// A longer record is alone in memory: as few copies of it as can be are held at once, and none that is not needed.
+inline constexpr std::size_t kLongRecord = 4 << 20;
+inline void forget_long(std::string& text) {
+  if (text.capacity() > kLongRecord) std::string().swap(text);
+}
+
 // One change of write(): a new raw value for an attribute, or none to leave it out. New attributes come last.
 struct Edit {
   std::string_view name;
@@ -70,6 +76,8 @@ class RecordParser {
   // Code::rejected with cause and byte offset. The record points into `line`, behind which kRecordPadding bytes are
   // readable.
   [[nodiscard]] Status parse(std::string_view line, Record& record);
+  // The same where nothing need stand behind the line.
+  [[nodiscard]] Status parse_padded(std::string& line, Record& record);
 
   struct State;
 

@@ -12,13 +12,11 @@ namespace inflight {
 
 using nlohmann::ordered_json;
 
-bool is_stale(DeadLetter const& letter, std::uint64_t kept) {
+bool is_stale(DeadLetter& letter, std::uint64_t kept) {
   if (letter.position >= kept) return false;
-  std::string padded(letter.event);
-  padded.resize(letter.event.size() + kRecordPadding);
   RecordParser parser;
   Record event;
-  if (!parser.parse({padded.data(), letter.event.size()}, event).ok()) return true;
+  if (!parser.parse_padded(letter.event, event).ok()) return true;
   return !event.attribute("dataref") || event.attribute("data") || event.attribute("data_base64");
 }
 
@@ -64,7 +62,7 @@ Status Replays::merge(Disk& disk, Ledger& ledger, std::uint64_t kept) {
         known->second.attempt != request.value("attempt", std::uint64_t{0}))
       continue;
     if (position < kept && known->second.open && !request.value("stale", false)) {
-      auto const letter = ledger.letters().read(known->second);
+      auto letter = ledger.letters().read(known->second);
       if (!letter) return letter.status();
       if (is_stale(*letter, kept)) {
         ++stale;

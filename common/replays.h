@@ -16,7 +16,7 @@
 namespace inflight {
 
 // `kept`: the first position that the exchange keeps.
-[[nodiscard]] bool is_stale(DeadLetter const& letter, std::uint64_t kept);
+[[nodiscard]] bool is_stale(DeadLetter& letter, std::uint64_t kept);
 
 class Replays {
  public:

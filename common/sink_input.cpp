@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <utility>
 
 #include "common/filter_loop.h"
 #include "common/messages.h"
@@ -14,7 +15,6 @@ namespace inflight {
 
 namespace {
 constexpr std::size_t kBatchMemory = 12 << 20;
-constexpr std::size_t kLong = 4 << 20;  // such a record is read, delivered and forgotten with no other in memory
 constexpr Duration kFriendly = std::chrono::milliseconds(5);  // what a batch waits though nothing else is under way
 }  // namespace
 
@@ -28,7 +28,15 @@ char* Arena::copy(std::string_view text, std::size_t padding) {
   return to;
 }
 
+std::string_view Arena::take(std::string& text) {
+  if (text.empty()) return {};
+  if (text.size() <= kBlock) return {copy(text, 0), text.size()};
+  full_ += text.size();
+  return taken_.emplace_back(std::exchange(text, {}));
+}
+
 void Arena::clear() {
+  taken_.clear();
   std::erase_if(blocks_, [](std::vector<char> const& block) { return block.size() > kBlock; });
   block_ = used_ = full_ = 0;
 }
@@ -92,7 +100,7 @@ Status SinkInput::read_batches() {
       return Status::defect(
           fmt::format("line {} ends in the middle: the stage before {} was killed", line.number, tool_name()));
     }
-    bool const alone = line.text.size() > kLong;
+    bool const alone = line.text.size() > kLongRecord;
     if (alone) {
       hand_over();
       if (!wait_until_spare(batch == nullptr ? 2 : 1)) return {};
@@ -136,13 +144,12 @@ Duration SinkInput::patience(SinkBatch const* batch, Duration oldest) {
 Status SinkInput::add(SinkBatch& batch, Line const& line, bool keep) {
   ++counters().records;
   counters().bytes += line.size;
-  // Lines are parsed where they stay: in the batch, but for those of which the sink keeps something else.
-  Arena& place = keep ? scratch_ : batch.arena;
-  scratch_.clear();
+  // Lines are parsed where they stay: in the batch, or with the reader where the sink keeps something else of them.
+  std::string rewritten;
   auto stay = [&](std::string_view text) {
     return keep && !text.empty() ? std::string_view{batch.arena.copy(text, 0), text.size()} : text;
   };
-  char* begin = place.copy(line.text, kRecordPadding);
+  char* begin = keep ? line.begin : batch.arena.copy(line.text, kRecordPadding);
   std::size_t size = line.text.size();
   if (batch.count == batch.records.size()) batch.records.emplace_back();
   SinkRecord& record = batch.records[batch.count];
@@ -170,9 +177,10 @@ Status SinkInput::add(SinkBatch& batch, Line const& line, bool keep) {
     }
     std::size_t const token = io_.receipts.token().size() + 2;
     record.delivery = stay(value.raw.substr(token, value.raw.size() - token - 1));
-    std::string const rest = parsed.without("delivery");
-    begin = place.copy(rest, kRecordPadding);
-    size = rest.size();
+    rewritten = parsed.without("delivery");
+    size = rewritten.size();
+    rewritten.resize(size + kRecordPadding);
+    begin = keep ? rewritten.data() : batch.arena.copy({rewritten.data(), size}, kRecordPadding);
     status = parser_.parse({begin, size}, parsed);
   }
   if (size > options_.max_record) return reject_long(size);
@@ -185,8 +193,8 @@ Status SinkInput::add(SinkBatch& batch, Line const& line, bool keep) {
     status = sink_.keep(parsed, kept_);
     if (status.code() == Code::rejected) return reject(status.what());
     if (!status.ok()) return status;
-    record.kept = stay(kept_);
     weight = kept_.size();
+    record.kept = batch.arena.take(kept_);
   }
   if (!keep || texts_) record.text = stay({begin, size});
   arrived_(record.delivery);
@@ -202,7 +210,6 @@ SinkBatch* SinkInput::take_spare() {
   if (stopped_) return nullptr;
   SinkBatch* const batch = spare_.back();
   spare_.pop_back();
-  batch->clear();
   return batch;
 }
 
@@ -218,7 +225,7 @@ SinkInput::Next SinkInput::next(SinkBatch*& batch) {
 }
 
 void SinkInput::done(SinkBatch* batch) {
-  if (batch->arena.used() > kLong) batch->clear();
+  batch->clear();  // now, not when it is taken again: a long record's memory goes back at once
   std::lock_guard const lock(mutex_);
   spare_.push_back(batch);
   changed_.notify_all();

@@ -26,12 +26,15 @@ class Arena {
  public:
   // `padding`: how many more bytes must be readable behind it.
   char* copy(std::string_view text, std::size_t padding);
+  // A copy, or the text itself where it is long; of no use to the caller after it.
+  std::string_view take(std::string& text);
   void clear();
   [[nodiscard]] std::size_t used() const { return full_ + used_; }
 
  private:
   static constexpr std::size_t kBlock = 1 << 20;
   std::vector<std::vector<char>> blocks_;
+  std::deque<std::string> taken_;  // does not move what it holds
   std::size_t block_ = 0, used_ = 0, full_ = 0;
 };
 
@@ -95,9 +98,8 @@ class SinkInput {
   std::function<void(std::string_view)> arrived_;
   Reader reader_;
   RecordParser parser_;
-  Arena scratch_;         // the line of a record of which the sink keeps something else
-  Record parsed_;         // that record
-  std::string kept_;      // and what is kept
+  Record parsed_;         // one of which the sink keeps something else
+  std::string kept_;      // that
   SinkBatch batches_[2];  // one is filled while the other is delivered
 
   std::mutex mutex_;  // guards what follows

@@ -98,6 +98,9 @@ Status RowReader::pack(Record const& record, std::string& packed) {
   if (table_.find('\n') != std::string::npos) return Status::rejected("a table's name with a newline");
   packed = deletion_ ? 'd' : 'r';
   if (mapping_.template_) packed.append(table_).append(1, '\n');
+  std::size_t size = packed.size();
+  for (Value const& value : values_) size += value.raw.size() + 1;
+  packed.reserve(size);
   for (Value const& value : values_) packed.append(value.raw).append(1, '\n');
   return {};
 }

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "common/handle.h"
+#include "common/record.h"
 #include "common/sql_engine.h"
 #include "common/sql_value.h"
 
@@ -81,6 +82,8 @@ struct Prepared {
 };
 
 constexpr std::size_t kMostPlans = 200;
+constexpr char const* kCache = "PRAGMA cache_size=-16384";
+constexpr char const* kSmallCache = "PRAGMA cache_size=-2048";
 
 class Sqlite final : public SqlEngine {
  public:
@@ -97,9 +100,8 @@ class Sqlite final : public SqlEngine {
     sqlite3_create_function_v2(opened, "inflight_order", 2, SQLITE_UTF8 | SQLITE_DETERMINISTIC, nullptr, order_function,
                                nullptr, nullptr, nullptr);
     // The larger cache and the rarer checkpoints are for rows that fall all over a large table.
-    for (char const* const sql :
-         {"PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON", "PRAGMA cache_size=-16384",
-          "PRAGMA wal_autocheckpoint=40000", "PRAGMA temp_store=MEMORY"}) {
+    for (char const* const sql : {"PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON",
+                                  kCache, "PRAGMA wal_autocheckpoint=40000", "PRAGMA temp_store=MEMORY"}) {
       if (Status status = execute(sql); !status.ok()) return status;
     }
     return {};
@@ -375,13 +377,24 @@ class Sqlite final : public SqlEngine {
   Status run(SqlTable const& table, Plan& plan, std::span<Value const> values) {
     sqlite3_stmt* const statement = plan.statement.get();
     if (scratch_.size() < plan.bound.size()) scratch_.resize(plan.bound.size());
+    std::size_t size = 0;
     for (std::size_t i = 0; i < plan.bound.size(); ++i) {
       SqlColumn const& column = table.columns[plan.bound[i]];
       SqlValue value;
       if (Status status = convert(column, values[plan.bound[i]], table.remove_nul, scratch_[i], value); !status.ok())
         return status.at(column.name);
       bind(statement, static_cast<int>(i) + 1, value);
+      size += value.text.size();
     }
+    if (size <= kLongRecord) return step(table, statement);
+    // SQLite holds two such rows besides: what is written and what it is compared with.
+    (void)execute(kSmallCache);
+    Status status = step(table, statement);
+    (void)execute(kCache);
+    return status;
+  }
+
+  Status step(SqlTable const& table, sqlite3_stmt* statement) {
     int const stepped = sqlite3_step(statement);
     if (stepped == SQLITE_DONE) {
       sqlite3_reset(statement);

@@ -15,6 +15,10 @@ class Writer {
 
   // A line, without its newline.
   [[nodiscard]] Status line(std::string_view text) {
+    if (text.size() > 4 * kBuffer) {
+      if (Status status = pass(text); !status.ok()) return status;
+      return pass("\n");
+    }
     buffer_.append(text).push_back('\n');
     return buffer_.size() < kBuffer ? Status{} : flush();
   }

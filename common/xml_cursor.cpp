@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "common/record.h"
+
 namespace inflight {
 
 void XmlCursor::begin() {
@@ -21,6 +23,13 @@ void XmlCursor::begin(Fill const& fill, std::size_t limit) {
   whole = false;
   fill_ = &fill;
   limit_ = limit;
+}
+
+void XmlCursor::forget() {
+  if (buffer.size() <= kLongRecord) return;
+  (void)token_line();
+  forget_long(buffer);
+  at = token = counted_ = end = buffer.data();
 }
 
 // Lines end as in section 2.11: with a line feed, a carriage return, or both.

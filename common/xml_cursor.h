@@ -34,6 +34,8 @@ class XmlCursor {
   // At the front of what `fill` gives; `limit` bounds one token, in bytes.
   void begin(Fill const& fill, std::size_t limit);
   [[nodiscard]] bool in_pieces() const { return fill_ != nullptr; }
+  // The text has been read: of a long one nothing is kept but the token's line.
+  void forget();
   // Brings more text behind what is held; drops what is done with. All pointers into the text are void.
   [[nodiscard]] Status refill();
 

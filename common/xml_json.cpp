@@ -125,7 +125,10 @@ struct XmlJson::State {
       tree.clear();
       names.begin_record();
     }
-    if (options.each.empty()) return take();
+    if (options.each.empty()) {
+      in.forget();
+      return take();
+    }
     if (taken == 0 && !tree.had_parent())
       return Status::rejected(fmt::format("there is no {}, nor what it would be in", options.each));
     return {};
@@ -170,6 +173,8 @@ Status XmlJson::write(std::string& out) {
   out.resize(end != nullptr ? static_cast<std::size_t>(end - out.data()) : before);
   return end != nullptr ? Status{} : Status::rejected(writing.why());
 }
+
+void XmlJson::forget() { state_->tree.clear(); }
 
 bool XmlJson::find(Path const& path, std::string& quoted) const {
   XmlTree const& tree = state_->tree;

@@ -52,6 +52,8 @@ class XmlJson {
   [[nodiscard]] Status write(std::string& out);
   // What a JSON Pointer names in the record, as a JSON string; false where that is nothing, null, or no scalar.
   [[nodiscard]] bool find(Path const& path, std::string& quoted) const;
+  // After what was asked of the record: its memory goes back.
+  void forget();
   // The line on which the record at hand begins.
   [[nodiscard]] std::uint64_t line() const;
 

@@ -32,7 +32,7 @@ class Choice {
   Status make(Options const& options, DeadLetters const& letters, LetterSelection::Use const& also = {}) {
     auto const span = journal_span(options.exchange);
     if (!span) return span.status();
-    return options.selection.each(letters, [&](DeadLetter const& letter, DeadLetters::Entry const& entry) {
+    return options.selection.each(letters, [&](DeadLetter& letter, DeadLetters::Entry const& entry) {
       if (entry.attempt >= options.max_attempts) return ++exhausted_, Result<bool>(false);
       if (!options.stale_ok && is_stale(letter, span->first)) return ++stale_, Result<bool>(false);
       chosen_.emplace(letter.position, entry);
@@ -86,8 +86,8 @@ Exit replay(Io& io, Options& options, SubscriberFiles const& files) {
 Exit look(Io& io, Options const& options, SubscriberFiles const& files) {
   auto const letters = DeadLetters::view(files.letters());
   if (!letters) return failed(letters.status());
-  auto print = [&](DeadLetter const& letter, DeadLetters::Entry const&) -> Result<bool> {
-    if (Status status = io.out.line(to_line(letter)); !status.ok()) return status;
+  auto print = [&](DeadLetter& letter, DeadLetters::Entry const&) -> Result<bool> {
+    if (Status status = io.out.line(to_line(std::move(letter))); !status.ok()) return status;
     return true;
   };
   Choice choice;

@@ -52,6 +52,7 @@ class Xml2Json final : public inflight::Filter {
       json_.clear();
       if (Status status = xml_.write(json_); !status.ok()) return status;
       if (Status status = attributes_.read(xml_); !status.ok()) return status;
+      xml_.forget();
       edits_.assign({{"datacontenttype", "\"application/json\""}});
       if (base64) edits_.push_back({"data_base64", std::nullopt});
       if (!attributes_.time().empty()) edits_.push_back({"time", attributes_.time()});
@@ -64,6 +65,7 @@ class Xml2Json final : public inflight::Filter {
       }
       edits_.push_back({"data", json_});
       out.record(in, edits_);
+      inflight::forget_long(json_);
       return Status{};
     });
   }
