@@ -19,6 +19,8 @@ constexpr std::uint64_t kGrowth = 16;
 constexpr int kFirstSignal = 128;
 constexpr std::uint64_t kNoMore = UINT64_MAX;
 constexpr unsigned kRestartSkips = 32;
+constexpr std::uint64_t kDeathsFactor = 3;     // of --max-deliveries
+constexpr std::uint64_t kDeathOfAnother = 2;  // weighs as much against the charge
 
 }  // namespace
 
@@ -71,9 +73,41 @@ Status Isolation::suspect_the_first(Events& events) {
   if (!first) return first.status();
   if (!*first) return {};
   suspects_.add(**first, **first);
+  count_death(**first);
   auto const attempts = ledger_.attempts(**first);
-  probe_next_ = attempts.failures > 0 && !others_worked(attempts);
+  bool const charged = attempts.failures > 0 || attempts.deaths > 0;
+  probe_next_ = charged && (!others_worked(attempts) || std::random_device{}() % 2 == 0);
   return {};
+}
+
+// What the last process was doing when it died.
+void Isolation::count_death(std::uint64_t position) {
+  auto attempts = ledger_.attempts(position);
+  using Running = Ledger::Attempts::Running;
+  if (attempts.running == Running::nothing) return;
+  if (attempts.running == Running::it) {
+    ++attempts.deaths;
+    if (attempts.failures > 0) --attempts.failures;  // it did not bring the pipeline down
+  } else {
+    attempts.deaths -= std::min(attempts.deaths, kDeathOfAnother);
+  }
+  attempts.running = Running::nothing;
+  ledger_.set_attempts(position, attempts);
+}
+
+Status Isolation::watch(std::uint64_t position, Ledger::Attempts attempts, Ledger::Attempts::Running running) {
+  watched_ = position;
+  attempts.running = running;
+  ledger_.set_attempts(position, attempts);
+  return ledger_.save();
+}
+
+void Isolation::survived() {
+  if (!watched_) return;
+  auto attempts = ledger_.attempts(*watched_);
+  attempts.running = Ledger::Attempts::Running::nothing;
+  if (!ledger_.settled(*watched_)) ledger_.set_attempts(*watched_, attempts);
+  watched_.reset();
 }
 
 Consequence Isolation::convict(Events& events) {
@@ -83,9 +117,10 @@ Consequence Isolation::convict(Events& events) {
   if (!suspect_the_first(events).ok() || suspects_.empty()) return consequence;
   std::uint64_t const position = suspects_.map().begin()->first;
   auto const attempts = ledger_.attempts(position);
-  if (attempts.failures < max_deliveries_ || !others_worked(attempts)) return consequence;
-  consequence.letter = {position,
-                        fmt::format("brought down the process that delivered it, alone, {} times", attempts.failures)};
+  if (attempts.deaths < kDeathsFactor * max_deliveries_ || !others_worked(attempts)) return consequence;
+  consequence.letter = {position, fmt::format("processes that deliver it are killed, {} of them; those that deliver "
+                                              "others are not",
+                                              attempts.deaths)};
   suspects_.clear();
   count_letter(consequence);
   return consequence;
@@ -190,18 +225,25 @@ Plan Isolation::vanished() const {
 }
 
 Status Isolation::begin(Plan const& plan) {
+  using Running = Ledger::Attempts::Running;
+  if (plan.kind == Plan::Kind::probe || plan.kind == Plan::Kind::again) {
+    if (suspects_.empty()) return {};
+    std::uint64_t const suspect = suspects_.map().begin()->first;
+    auto const charged = ledger_.attempts(suspect);
+    return charged.deaths > 0 ? watch(suspect, charged, Running::another) : Status{};
+  }
   if (plan.kind != Plan::Kind::lone) return {};
   std::uint64_t const position = plan.only.map().begin()->first;
   auto attempts = ledger_.attempts(position);
-  if (attempts.failures == 0) attempts.stored_before = stored_at_fault_;
+  if (attempts.failures == 0 && attempts.deaths == 0) attempts.stored_before = stored_at_fault_;
   // What failed while nothing worked says nothing of this event.
   if (!others_worked(attempts)) attempts.failures = 0;
   ++attempts.failures;
-  ledger_.set_attempts(position, attempts);
-  return ledger_.save();
+  return watch(position, attempts, Running::it);
 }
 
 void Isolation::not_counted(Plan const& plan) {
+  survived();
   if (plan.kind != Plan::Kind::lone) return;
   std::uint64_t const position = plan.only.map().begin()->first;
   auto attempts = ledger_.attempts(position);
@@ -213,6 +255,7 @@ void Isolation::not_counted(Plan const& plan) {
 // ---- what its end says
 
 Consequence Isolation::ended_well(RunEnd const& end) {
+  survived();
   Consequence consequence;
   // Decided, though an older event of its key that is still to come may take it back.
   prune(vanished_);
@@ -248,6 +291,7 @@ Consequence Isolation::ended_well(RunEnd const& end) {
 }
 
 Consequence Isolation::failed(RunEnd const& end) {
+  survived();
   forget_letters(end);
   Consequence consequence;
   if (end.plan.kind == Plan::Kind::probe || end.plan.kind == Plan::Kind::again) {

@@ -3,6 +3,10 @@
 //
 // A pipeline is guilty until it has worked: an event is at fault only if it fails alone, often enough, while others are
 // settled by the same pipeline. Nothing here does I/O but the ledger, which remembers the attempts.
+//
+// That the whole process died says little: anybody may have killed it. An event is at fault only where processes die
+// with it, again and again, and hardly ever with another in its place; which of the two comes first after a start is
+// left to chance.
 #pragma once
 
 #include <cstdint>
@@ -93,6 +97,9 @@ class Isolation {
   Events::Found probe(Plan& plan, Events& events);
   [[nodiscard]] bool others_worked(Ledger::Attempts attempts) const;
   Status suspect_the_first(Events& events);
+  void count_death(std::uint64_t position);
+  Status watch(std::uint64_t position, Ledger::Attempts attempts, Ledger::Attempts::Running running);
+  void survived();
   Plan some() const;
   Plan vanished() const;
   Consequence failed_alone(RunEnd const& end);
@@ -106,6 +113,7 @@ class Isolation {
   std::uint64_t probed_ = 0, probe_step_ = 1, group_ = 1;
   std::uint64_t ramp_ = 0;  // the limit of a run that delivers all; 0: none
   std::uint64_t stored_at_fault_ = 0, letters_in_a_row_ = 0;
+  std::optional<std::uint64_t> watched_;  // the suspect whose guilt a death of this process would tell of
   Backoff backoff_;
 };
 

@@ -70,8 +70,9 @@ Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::stri
     for (Position const& position : positions) ledger->settled_.add(position.first, position.last);
     if (state->contains("attempts")) {
       for (auto const& [position, value] : (*state)["attempts"].items()) {
-        ledger->attempts_[std::stoull(position)] = {value.value("failures", std::uint64_t{0}),
-                                                    value.value("stored_before", std::uint64_t{0})};
+        ledger->attempts_[std::stoull(position)] = {
+            value.value("failures", std::uint64_t{0}), value.value("stored_before", std::uint64_t{0}),
+            value.value("deaths", std::uint64_t{0}), static_cast<Attempts::Running>(value.value("running", 0) % 3)};
       }
     }
   }
@@ -199,7 +200,9 @@ Status Ledger::write_state() {
       {"note", note_}};
   for (auto const& [position, attempts] : attempts_) {
     state["attempts"][std::to_string(position)] = {{"failures", attempts.failures},
-                                                   {"stored_before", attempts.stored_before}};
+                                                   {"stored_before", attempts.stored_before},
+                                                   {"deaths", attempts.deaths},
+                                                   {"running", static_cast<int>(attempts.running)}};
   }
   std::string const text = state.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
   return replace_file(*disk_, path_, text);

@@ -78,10 +78,14 @@ class Ledger {
   [[nodiscard]] DeadLetters const& letters() const { return *letters_; }
   [[nodiscard]] bool has_open_letter(std::uint64_t position) const;
 
-  // How often an event brought the pipeline down alone, and stored_count() when it first did.
+  // How often an event brought the pipeline down alone, and stored_count() when it was first suspected. Where the
+  // whole process died, what isolation.h makes of that, and what was under way.
   struct Attempts {
+    enum class Running { nothing, it, another };
     std::uint64_t failures = 0;
     std::uint64_t stored_before = 0;
+    std::uint64_t deaths = 0;
+    Running running = Running::nothing;
   };
   [[nodiscard]] Attempts attempts(std::uint64_t position) const;
   void set_attempts(std::uint64_t position, Attempts attempts);

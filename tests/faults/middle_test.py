@@ -461,7 +461,7 @@ class Misbehaving(Middle):
                 break
             self.assertEqual(done.exit, -signal.SIGKILL)
         self.settled(ids(40), ["e17"])
-        self.assertIn("brought down the process", self.letters()["e17"]["reason"])
+        self.assertIn("processes that deliver it are killed", self.letters()["e17"]["reason"])
         self.assertLess(starts, 40)
 
     def test_ten_letters_in_a_row_pause(self):
