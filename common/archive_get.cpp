@@ -15,6 +15,7 @@
 #include <set>
 
 #include "common/archive.h"
+#include "common/messages.h"
 #include "common/record.h"
 
 namespace inflight {
@@ -366,21 +367,44 @@ Status visit_objects(ObjectStore& store, ArchiveQuery const& query,
   });
 }
 
-Status pin_query(Disk& disk, std::string const& path, ObjectStore& store, ArchiveQuery& query) {
-  if (exists(path)) {
-    auto text = read_file(path);
-    if (!text) return text.status();
-    nlohmann::json const pin = nlohmann::json::parse(*text, nullptr, false);
-    if (!pin.is_object() || !pin.contains("objects")) return Status::defect(path + ": damaged, no list of objects");
-    if (pin["subjects"] != nlohmann::json(query.subjects)) {
+// Positions are ordinals of what all of its objects hold: without one of them they would name other events.
+static Status read_pin(std::string const& path, ObjectStore& store, ArchiveQuery& query) {
+  auto text = read_file(path);
+  if (!text) return text.status();
+  ArchiveQuery pinned;
+  try {
+    auto const pin = nlohmann::json::parse(*text);
+    if (pin.at("subjects") != nlohmann::json(query.subjects)) {
       return Status::usage(path + ": was made for other subjects; remove it and the state to begin anew");
     }
-    query.objects = pin["objects"].get<std::set<std::string>>();
-    query.from = parse_rfc3339(pin.value("from", ""));
-    query.to = parse_rfc3339(pin.value("to", ""));
-    query.pinned = true;
-    return {};
+    pinned.objects = pin.at("objects").get<std::set<std::string>>();
+    pinned.from = parse_rfc3339(pin.at("from").get<std::string>());
+    pinned.to = parse_rfc3339(pin.at("to").get<std::string>());
+  } catch (nlohmann::json::exception const&) {
+    return Status::defect(path + ": damaged, no list of objects");
   }
+  if (pinned.from != query.from || pinned.to != query.to) {
+    auto const written = [](std::optional<Time> const& time) { return time ? format_rfc3339(*time) : "(open)"; };
+    say_warning(fmt::format("{}: goes on from {} to {}, as it was begun; remove it and the state to begin anew", path,
+                            written(pinned.from), written(pinned.to)));
+  }
+  query.from = pinned.from;
+  query.to = pinned.to;
+  query.objects = std::move(pinned.objects);
+  query.pinned = true;
+  std::set<std::string> missing = query.objects;
+  Status const listed = visit_objects(store, query, [&](ObjectStore::Object const& object) {
+    missing.erase(object.key);
+    return Status{};
+  });
+  if (!listed.ok() || missing.empty()) return listed;
+  return Status::usage(
+      fmt::format("{}: {} is gone ({} of {} objects are): put it back, or remove this file and the state to begin anew",
+                  path, store.name(*missing.begin()), missing.size(), query.objects.size()));
+}
+
+Status pin_query(Disk& disk, std::string const& path, ObjectStore& store, ArchiveQuery& query) {
+  if (exists(path)) return read_pin(path, store, query);
   Status const listed = visit_objects(store, query, [&](ObjectStore::Object const& object) {
     query.objects.insert(object.key);
     return Status{};

@@ -67,7 +67,7 @@ class Delivery {
       wait(stop);
     }
     ledger_.set_clean(true);
-    if (!verdict && !stopping() && lanes_[0]->source_ended()) ledger_.set_complete();
+    if (!verdict && !stopping() && lanes_[0]->source_ended() && source_.whole()) ledger_.set_complete();
     if (Status status = ledger_.save(); !status.ok()) return fail(status);
     if (verdict) return *verdict;
     if (stopping()) return stop_signal() == SIGINT ? Exit::interrupted : Exit::terminated;

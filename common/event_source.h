@@ -40,6 +40,8 @@ class EventSource {
   virtual void settled(std::uint64_t cursor) { (void)cursor; }
   // Whether a stop signal waits until all that the source has is delivered, since nobody else keeps it (at most 30 s).
   [[nodiscard]] virtual bool drains() const { return false; }
+  // Asked at its end: false where it was cut short, so that there may be more when it is started again.
+  [[nodiscard]] virtual bool whole() { return true; }
   // Called about once a second.
   [[nodiscard]] virtual Status tick() { return {}; }
 };

@@ -191,7 +191,7 @@ void HttpClient::State::finish(HttpTransfer& transfer, CURLcode code, std::strin
 void HttpClient::State::go_on() {
   std::vector<std::pair<HttpTransfer*, CURLcode>> failed;
   for (HttpTransfer* transfer : std::exchange(intake.waiting, {})) {
-    if (intake.large != nullptr && intake.full()) {
+    if (intake.full() && (intake.held || (intake.large != nullptr && intake.large != transfer))) {
       intake.waiting.push_back(transfer);
     } else if (CURLcode const code = curl_easy_pause(transfer->easy.get(), CURLPAUSE_CONT); code != CURLE_OK) {
       failed.emplace_back(transfer, code);
@@ -243,6 +243,13 @@ void HttpClient::cancel(Id id, std::string const& why) {
 std::uint64_t HttpClient::max_in_flight() const { return state_->options.max_in_flight; }
 std::size_t HttpClient::in_flight() const { return state_->in_flight; }
 std::uint64_t HttpClient::received() const { return state_->intake.received; }
+
+bool HttpClient::hold(bool held) {
+  HttpIntake& intake = state_->intake;
+  bool const waiting = held && !intake.waiting.empty();
+  if (std::exchange(intake.held, held) && !held) state_->go_on();
+  return waiting;
+}
 
 Status HttpClient::turn(Duration wait) {
   State& s = *state_;

@@ -37,6 +37,8 @@ class HttpClient {
 
   [[nodiscard]] std::size_t in_flight() const;
   [[nodiscard]] std::uint64_t received() const;  // bytes of bodies that are still arriving
+  // While `held` large bodies wait, since those that came are not taken. True: some do.
+  bool hold(bool held);
 
   // Waits at most this long for something to happen, and lets happen whatever can. A signal ends the waiting.
   [[nodiscard]] Status turn(Duration wait);

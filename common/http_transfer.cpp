@@ -75,12 +75,16 @@ std::size_t HttpTransfer::on_body(char* bytes, std::size_t, std::size_t size, vo
     transfer.too_large = true;
     return 0;
   }
-  if (intake.full(size) && intake.large != &transfer) {
-    if (intake.large != nullptr) {
+  if (intake.full(size) && (intake.held || intake.large != &transfer)) {
+    if (intake.held || (intake.large != nullptr && intake.large != &transfer)) {
       intake.waiting.push_back(&transfer);
       return CURL_WRITEFUNC_PAUSE;
     }
     intake.large = &transfer;
+    // Where it is told how long it will be, it does not grow in steps to twice that.
+    curl_off_t length = -1;
+    curl_easy_getinfo(transfer.easy.get(), CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
+    if (length > 0) body.reserve(std::min(static_cast<std::uint64_t>(length), transfer.options.max_body));
   }
   body.append(bytes, size);
   intake.received += size;

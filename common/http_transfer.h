@@ -18,10 +18,11 @@ namespace inflight {
 struct HttpTransfer;
 
 // What all bodies that are arriving hold. Beyond a bound one goes on and the others wait, paused, so that a thousand
-// large answers do not fill the memory.
+// large answers do not fill the memory; while those that came are not taken, that one waits as well.
 struct HttpIntake {
   std::uint64_t received = 0;
   HttpTransfer* large = nullptr;  // the one that goes on beyond the bound
+  bool held = false;
   std::vector<HttpTransfer*> waiting{};
 
   [[nodiscard]] bool full(std::uint64_t more = 0) const { return received + more > (8 << 20); }

@@ -19,7 +19,7 @@ constexpr std::uint64_t kGrowth = 16;
 constexpr int kFirstSignal = 128;
 constexpr std::uint64_t kNoMore = UINT64_MAX;
 constexpr unsigned kRestartSkips = 32;
-constexpr std::uint64_t kDeathsFactor = 3;     // of --max-deliveries
+constexpr std::uint64_t kDeathsFactor = 3;    // of --max-deliveries
 constexpr std::uint64_t kDeathOfAnother = 2;  // weighs as much against the charge
 
 }  // namespace

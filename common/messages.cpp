@@ -12,21 +12,6 @@
 
 namespace inflight {
 
-namespace {
-
-struct Messages {
-  std::mutex mutex;
-  std::string tool = "inflight";
-  LogFormat format = LogFormat::text;
-  std::vector<std::string> secrets;
-  std::string status_line;
-};
-
-Messages& messages() {
-  static Messages instance;
-  return instance;
-}
-
 // `scheme://user:password@host` loses its password, `https://token@host` its token; so do the values of arguments that
 // are named like secrets.
 std::string redact_urls(std::string text) {
@@ -51,6 +36,21 @@ std::string redact_urls(std::string text) {
     }
   }
   return text;
+}
+
+namespace {
+
+struct Messages {
+  std::mutex mutex;
+  std::string tool = "inflight";
+  LogFormat format = LogFormat::text;
+  std::vector<std::string> secrets;
+  std::string status_line;
+};
+
+Messages& messages() {
+  static Messages instance;
+  return instance;
 }
 
 std::string redact_all(Messages const& m, std::string_view text) {

@@ -18,6 +18,8 @@ void set_log_format(LogFormat format);
 void add_secret(std::string_view secret);
 // The text with registered secrets and the password of any URL in it replaced.
 [[nodiscard]] std::string redact(std::string_view text);
+// Of a text only what stands in URLs as a secret does: the same whatever was registered.
+[[nodiscard]] std::string redact_urls(std::string text);
 
 void say_error(std::string_view what);
 // Something the operator should know though nothing has failed (a lagging subscriber, a destination that is waited

@@ -80,7 +80,8 @@ class Poller {
   void ended(std::size_t index, HttpResponse& answer);
   void next_moment(std::size_t index, HttpResponse const& answer);
   void allow_slots(std::size_t body);
-  void emit(Unit const& unit, HttpResponse& answer, Time now);
+  static std::string id_of(Unit const& unit, Time now);
+  std::string reading(Unit const& unit, HttpResponse const& answer, Time now) const;
   Status hand_on();
   void report(bool last);
   [[nodiscard]] Status verdict() const;
@@ -112,7 +113,8 @@ void Poller::list(std::vector<FleetUnit> const& fleet) {
   std::unordered_map<std::string, std::size_t> old = std::exchange(by_id_, {});
   for (FleetUnit const& wanted : fleet) {
     auto const known = old.find(wanted.id);
-    bool const fresh = known == old.end();
+    // The answer that is under way is the old URL's: it stays with that one, which is no longer listed.
+    bool const fresh = known == old.end() || (units_[known->second].running && units_[known->second].url != wanted.url);
     std::size_t index = fresh ? units_.size() : known->second;
     if (fresh && !free_.empty()) {
       index = free_.back();
@@ -121,17 +123,11 @@ void Poller::list(std::vector<FleetUnit> const& fleet) {
       units_.emplace_back();
     }
     if (fresh || units_[index].url != wanted.url) {
-      bool const running = units_[index].running;
-      units_[index] = {wanted.id,
-                       wanted.url,
-                       public_url(wanted.url),
-                       {},
-                       {},
-                       0,
-                       true,
-                       running,
-                       units_[index].conditional,
-                       units_[index].request};
+      units_[index] = {};
+      units_[index].id = wanted.id;
+      units_[index].url = wanted.url;
+      units_[index].source = public_url(wanted.url);
+      units_[index].listed = true;
     }
     if (fresh) schedule_.add(index, now);
     by_id_.emplace(wanted.id, index);
@@ -182,9 +178,21 @@ void Poller::ended(std::size_t index, HttpResponse& answer) {
     answer.error = unit.source + ": status 304, though the request was not conditional";
   }
   ++polls_;
+  bool const unchanged = answer.status == 304 || answer.status == 204;
+  std::size_t const body = answer.body.size();
+  std::string event;
+  if (answer.cause == HttpCause::none && !unchanged) {
+    event = reading(unit, answer, now);
+    std::string().swap(answer.body);  // a large one is not to be there twice
+    if (event.size() > options_.max_record) {
+      answer.cause = HttpCause::too_large;
+      answer.error =
+          fmt::format("{}: the answer makes an event of {} bytes, over --max-record", unit.source, event.size());
+    }
+  }
   if (answer.cause == HttpCause::none) {
     ++answers_;
-    allow_slots(answer.body.size());
+    allow_slots(body);
     if (answer.status == 200 && !options_.history()) {
       auto const kept = [&](char const* name) {
         std::string_view const tag = answer.header(name);
@@ -197,9 +205,12 @@ void Poller::ended(std::size_t index, HttpResponse& answer) {
     allow_slots(static_cast<std::size_t>(typical_body_));
     failures_.add(unit.id, answer);
   }
-  bool const unchanged = answer.status == 304 || answer.status == 204;
-  bool const wanted = answer.cause == HttpCause::none ? !unchanged : options_.emit_failures;
-  if (wanted) emit(unit, answer, now);
+  if (answer.cause != HttpCause::none)
+    event = options_.emit_failures ? unreachable_event({id_of(unit, now), unit.source, unit.id, now}, answer) : "";
+  if (!event.empty()) {
+    held_bytes_ += event.size();
+    held_.push_back(std::move(event));
+  }
   next_moment(index, answer);
   if (!unit.listed) free_.push_back(index);
 }
@@ -227,23 +238,23 @@ void Poller::allow_slots(std::size_t body) {
   schedule_.allow(std::min({options_.slots, first_slots() + ended_, std::max<std::uint64_t>(fit, 4)}));
 }
 
-void Poller::emit(Unit const& unit, HttpResponse& answer, Time now) {
-  bool const good = answer.cause == HttpCause::none;
-  std::string id = fmt::format("{}/{}", unit.id, format_rfc3339(now));
-  if (options_.history() && good) {
+std::string Poller::id_of(Unit const& unit, Time now) { return fmt::format("{}/{}", unit.id, format_rfc3339(now)); }
+
+std::string Poller::reading(Unit const& unit, HttpResponse const& answer, Time now) const {
+  std::string id = id_of(unit, now);
+  if (options_.history()) {
     auto const [since, until] = range(unit.step);
     id = fmt::format("{}/{}/{}", unit.id, format_rfc3339(since), format_rfc3339(until));
   }
-  PollEvent const event{id, unit.source, unit.id, now};
-  held_.push_back(good ? reading_event(event, answer) : unreachable_event(event, answer));
-  held_bytes_ += held_.back().size();
+  return reading_event({id, unit.source, unit.id, now}, answer);
 }
 
 Status Poller::hand_on() {
   while (!held_.empty() && (outlet_.ready() || stopping())) {
-    Status status = outlet_.put(held_.front());
-    held_bytes_ -= held_.front().size();
+    std::string event = std::move(held_.front());
     held_.pop_front();
+    held_bytes_ -= event.size();
+    Status status = outlet_.take(std::move(event));
     unflushed_ = true;
     if (!status.ok()) return status;
     if (options_.limit != 0 && ++put_ >= options_.limit) return {Code::stopped, "--limit"};
@@ -300,6 +311,7 @@ Status Poller::run() {
     Duration const now = io_.clock.steady();
     if (room && (!asking_ || now - looked_ > kBlind)) schedule_.resume(now);
     asking_ = room;
+    if (http_.hold(!held_.empty() || !outlet_.ready())) blind_until_ = now;
     if (room) {
       while (auto const index = schedule_.next(now)) start(*index);
       while (auto const slow = schedule_.give_way(now)) {

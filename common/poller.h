@@ -27,6 +27,7 @@ struct PollOptions {
   bool emit_failures = false;
   std::uint64_t limit = 0;                                     // events; 0: no limit
   std::uint64_t slots = 1000;                                  // requests at a time
+  std::uint64_t max_record = kMaxRecord;                       // a longer event is a failure
   std::function<Result<std::vector<FleetUnit>>()> read_fleet;  // on SIGHUP
 
   [[nodiscard]] bool history() const { return from.has_value(); }

@@ -181,6 +181,8 @@ Status RecordParser::parse(std::string_view line, Record& record) {
                               static_cast<std::uint32_t>(begin - line.data()),
                               static_cast<std::uint32_t>(raw.data() + raw.size() - line.data())});
     if (record.fields_.back().name == "specversion") record.is_event_ = true;
+    if (record.fields_.size() > kMaxMembers)
+      return Status::rejected(fmt::format("a record of more than {} members", kMaxMembers));
   }
   if (document.current_location().error() == simdjson::SUCCESS)
     return Status::rejected("not JSON: something follows the object");

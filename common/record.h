@@ -19,6 +19,8 @@ namespace inflight {
 
 inline constexpr std::size_t kRecordPadding = 64;  // bytes that must be readable behind a line (simdjson)
 
+inline constexpr std::size_t kMaxMembers = 100'000;  // of a record's outermost level
+
 // A longer record is alone in memory: as few copies of it as can be are held at once, and none that is not needed.
 inline constexpr std::size_t kLongRecord = 4 << 20;
 inline void forget_long(std::string& text) {

@@ -10,6 +10,7 @@
 #include <deque>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "common/messages.h"
 #include "common/metrics.h"
@@ -19,7 +20,7 @@ namespace inflight {
 
 namespace {
 
-constexpr std::size_t kRetainedBytes = 16 << 20;
+constexpr std::size_t kRetainedBytes = 8 << 20;
 
 Status enough() { return {Code::stopped, "enough"}; }
 
@@ -54,22 +55,25 @@ class Retained final : public EventSource, public Outlet {
 
   // ---- the making thread
 
-  Status put(std::string_view line) override {
+  Status put(std::string_view line) override { return take(std::string(line)); }
+  Status take(std::string line) override {
     std::unique_lock lock(mutex_);
-    if (limit_ != 0 && count_ >= limit_) return enough();
+    if (next_ >= cursor_) {
+      if (limit_ != 0 && count_ >= limit_) return cut_ = true, enough();
+      ++count_;
+    }
     std::uint64_t const position = next_++;
-    ++count_;
     if (position < cursor_) return {};  // settled by a run before
-    room_.wait(lock, [&] { return bytes_ < kRetainedBytes || closed_; });
-    if (closed_) return enough();
-    events_.push_back({position, std::string(line), io_.clock.now()});
+    room_.wait(lock, [&] { return room() || closed_; });
+    if (closed_) return cut_ = true, enough();
     bytes_ += line.size();
+    events_.push_back({position, std::move(line), io_.clock.now()});
     signal();
     return {};
   }
   bool ready() override {
     std::lock_guard const lock(mutex_);
-    return bytes_ < kRetainedBytes;
+    return room();
   }
   Status flush() override { return {}; }
   void end() {
@@ -92,6 +96,10 @@ class Retained final : public EventSource, public Outlet {
     (void)!::read(wake_.get(), &count, sizeof count);
   }
   bool drains() const override { return true; }
+  bool whole() override {
+    std::lock_guard const lock(mutex_);
+    return !cut_;
+  }
   void settled(std::uint64_t cursor) override {
     std::lock_guard const lock(mutex_);
     while (!events_.empty() && events_.front().position < cursor) {
@@ -128,6 +136,9 @@ class Retained final : public EventSource, public Outlet {
     Retained& retained_;
   };
 
+  // For two in any case: the newest is settled when another one follows it.
+  [[nodiscard]] bool room() const { return bytes_ < kRetainedBytes || events_.size() < 2; }
+
   void signal() {
     std::uint64_t const one = 1;
     (void)!::write(wake_.get(), &one, sizeof one);
@@ -141,7 +152,7 @@ class Retained final : public EventSource, public Outlet {
   std::size_t bytes_ = 0;
   std::uint64_t next_, limit_, count_ = 0;
   std::uint64_t cursor_;
-  bool ended_ = false, closed_ = false;
+  bool ended_ = false, closed_ = false, cut_ = false;
   Fd wake_;
 };
 

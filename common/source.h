@@ -32,6 +32,8 @@ class Outlet {
   // One event, no newline. Blocks while there is no room. Code::stopped: enough (--limit, a stop signal, the pipeline
   // ended); Code::closed: nobody reads standard output.
   [[nodiscard]] virtual Status put(std::string_view line) = 0;
+  // The same for a line that nobody else needs.
+  [[nodiscard]] virtual Status take(std::string line) { return put(line); }
   // Whether put() would not block.
   [[nodiscard]] virtual bool ready() = 0;
   // The source idles: hands on what is buffered.

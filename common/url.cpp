@@ -10,12 +10,12 @@ namespace inflight {
 
 std::string public_url(std::string_view url) {
   std::size_t const scheme = url.find("://");
-  if (scheme == std::string_view::npos) return redact(url);
+  if (scheme == std::string_view::npos) return redact_urls(std::string(url));
   std::size_t const begin = scheme + 3;
   std::size_t const end = std::min(url.find_first_of("/?#", begin), url.size());
   std::size_t const at = url.substr(0, end).rfind('@');
-  if (at == std::string_view::npos || at < begin) return redact(url);
-  return redact(std::string(url.substr(0, begin)).append(url.substr(at + 1)));
+  if (at == std::string_view::npos || at < begin) return redact_urls(std::string(url));
+  return redact_urls(std::string(url.substr(0, begin)).append(url.substr(at + 1)));
 }
 
 bool is_http_url(std::string_view url) {

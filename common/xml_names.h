@@ -27,7 +27,7 @@ struct XmlName {
 class XmlNames {
  public:
   // Bytes of names that one document may have, and that are kept for the next one.
-  static constexpr std::size_t kMaxBytes = std::size_t{32} << 20, kKeptBytes = std::size_t{2} << 20;
+  static constexpr std::size_t kMaxBytes = std::size_t{12} << 20, kKeptBytes = std::size_t{2} << 20;
 
   explicit XmlNames(bool strip_ns) : strip_ns_(strip_ns) {}
 

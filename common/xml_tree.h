@@ -17,7 +17,7 @@ namespace inflight {
 
 class XmlTree {
  public:
-  static constexpr std::size_t kMaxElements = 1 << 20;           // of one record
+  static constexpr std::size_t kMaxElements = 1 << 18;           // of one record
   static constexpr std::size_t kMaxText = std::size_t{1} << 30;  // places in it are 32-bit numbers
   static constexpr std::uint32_t kRoot = 1;                      // the record's element; 0 is none
 

@@ -70,6 +70,7 @@ Exit run(Cli& cli, Io& io) {
   if (std::string const wrong = mistake(options); !wrong.empty()) return cli.wrong(wrong);
   if (options.poll.step <= Duration::zero()) options.poll.step = options.poll.to - options.poll.from.value_or(Time{});
   options.poll.limit = options.source.limit;
+  options.poll.max_record = options.http.max_body;
   options.poll.read_fleet = [&] { return read_fleet(options); };
   auto fleet = options.poll.read_fleet();
   if (!fleet) return cli.wrong(fleet.status().what());

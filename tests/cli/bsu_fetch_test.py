@@ -283,6 +283,20 @@ class Once(unittest.TestCase):
         self.assertEqual((done.exit, done.stdout), (75, ""))
         self.assertIn("too-large 1 (a: ", done.stderr)
 
+    def test_an_answer_that_makes_too_long_an_event_is_a_failure_and_asked_for_again(self):
+        asked = []
+
+        def answer(handler):
+            asked.append(handler.headers["If-None-Match"])
+            handler.reply(200, b'"' * 3000, ETag='"1"')
+
+        with peer(answer) as url, file_of(f"a {url}/\n") as devices:
+            with Running("--devices", devices, "--every", "50ms", "--max-record", "4KiB") as fetching:
+                wait_for(lambda: len(asked) >= 2, what="another request")
+                self.assertEqual(fetching.stop(), 143)
+                self.assertEqual(fetching.events(), [])
+        self.assertEqual(set(asked), {None})
+
     def test_failures_can_be_events(self):
         with peer(lambda h: h.reply(500 if h.path == "/bad" else 200, b"<x/>")) as url:
             with file_of(f"gone http://127.0.0.1:1/\nbad {url}/bad\ngood {url}/\n") as devices:
@@ -466,6 +480,35 @@ class Schedule(unittest.TestCase):
                 self.assertEqual((polls()[0], polls()[3]), (gone, 0))
                 self.assertEqual(fetching.stop(), 143)
 
+    def test_an_answer_of_the_old_url_is_not_told_of_the_new_one(self):
+        asked = []
+        go_on = threading.Event()
+
+        def answer(handler):
+            asked.append((handler.path, handler.headers["If-None-Match"]))
+            if handler.path == "/old":
+                go_on.wait(30)
+            if handler.headers["If-None-Match"] == "1":
+                handler.reply(304)
+            else:
+                handler.reply(200, f"<u>{handler.path}</u>".encode(), ETag="1")
+
+        with peer(answer) as url, tempfile.TemporaryDirectory() as folder:
+            devices = pathlib.Path(folder, "fleet.txt")
+            devices.write_text(f"a {url}/old\n")
+            with Running("--devices", str(devices), "--every", "100ms") as fetching:
+                wait_for(lambda: asked, what="the first request")
+                devices.write_text(f"a {url}/new\n")
+                fetching.process.send_signal(signal.SIGHUP)
+                wait_for(lambda: ("/new", None) in asked, what="a request to the new URL")
+                go_on.set()
+                wait_for(lambda: len(fetching.events()) == 2, what="both answers")
+                wait_for(lambda: asked.count(("/new", "1")) >= 2, what="more requests")
+                self.assertEqual(fetching.stop(), 143)
+                self.assertEqual({(e["source"], e["data"]) for e in fetching.events()},
+                                 {(f"{url}/{which}", f"<u>/{which}</u>") for which in ("old", "new")})
+        self.assertEqual(sum(path == "/old" for path, _ in asked), 1)
+
     def test_signals_end_it_with_whole_lines(self):
         for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
             with sim("--units", "500") as s, Running("--devices", fleet_of(s), "--every", "100ms") as fetching:
@@ -557,6 +600,13 @@ class History(unittest.TestCase):
 
 
 class Secrets(unittest.TestCase):
+    def test_an_identity_does_not_depend_on_headers(self):
+        with peer(lambda handler: handler.reply(200, b"<u/>")) as url, file_of("X-Tenant: bsus\n") as headers:
+            with file_of(f"a {url}/bsus/a\n") as devices:
+                done = fetch("--devices", devices, "--once", "--header-file", headers)
+        self.assertEqual(done.exit, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout)["source"], f"{url}/bsus/a")
+
     def test_headers_of_a_file_are_sent_and_shown_nowhere(self):
         secret = "s3cr3t-t0ken-77"
         seen, lines = [], []

@@ -1,4 +1,4 @@
-"""Every tool within 64 MiB where records are as long as they may be.
+"""Every tool within 64 MiB where records are as long as they may be, but for those of BEYOND.
 
   python3 memory_test.py            assert it
   python3 memory_test.py --table    print NAME<tab>MiB for make bench
@@ -12,6 +12,8 @@ import unittest
 from harness import BIN
 
 LIMIT = 64  # MiB, of each process
+# Two events wait in any case, and the next answer becomes an event.
+BEYOND = {"bsu-fetch -- publish": 80}
 
 RECORDS = r"""
 for i in range(120):
@@ -25,10 +27,30 @@ for line in sys.stdin:
     sys.stdout.write(line)
     sys.stdout.flush()
 """
+# Units whose answers are as large as may be.
+UNITS = r"""
+import http.server
+class Unit(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b"<u><t>" + b"x" * ((16 << 20) - 4096) + b"</t></u>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_): pass
+server = Server(("127.0.0.1", 0), Unit)
+open("units.txt", "w").write("".join(f"u{i} http://127.0.0.1:{server.server_port}/u{i}\n" for i in range(12)))
+print("listening", flush=True)
+server.serve_forever()
+"""
 WRITE = "sql-write sqlite:{}.db --create --table t --key id --column id=id --column text=data"
 LETTERS = "dlq-replay long --as killed"
 # In this order: what one leaves, the next may read.
 COMMANDS = {
+    "bsu-fetch": "bsu-fetch --devices units.txt --once > /dev/null",
+    "bsu-fetch -- publish": "bsu-fetch --devices units.txt --once -- publish units",
     "publish": "publish long < long.ndjson",
     "consume": "consume long --as c --until-empty --ack exit -- 'cat > /dev/null'",
     "consume, a stage killed by them": f"consume long --as killed --until-empty -- 'python3 abort.py | {WRITE.format('k')}'",
@@ -39,6 +61,7 @@ COMMANDS = {
     "xml2json": "xml2json < long.ndjson > /dev/null",
     "xml2json --jobs 2": "xml2json --jobs 2 < long.ndjson > /dev/null",
     "sql-write": f"{WRITE.format('s')} < long.ndjson",
+    "sql-write, all rejected": f"yes x | head -n 1000000 | {WRITE.format('r')} 2> /dev/null; test $? = 1",
     "s3-archive put": "s3-archive put archive < long.ndjson",
     "s3-archive get": "s3-archive get archive > /dev/null",
     "s3-archive verify": "s3-archive verify archive > /dev/null",
@@ -53,6 +76,8 @@ def peaks():
             subprocess.run([sys.executable, "-c", RECORDS], stdout=file, check=True)
         with open(f"{folder}/abort.py", "w", encoding="utf-8") as file:
             file.write(ABORT)
+        units = subprocess.Popen([sys.executable, "-c", UNITS], cwd=folder, stdout=subprocess.PIPE)
+        units.stdout.readline()
         env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
         for name, command in COMMANDS.items():
             with tempfile.TemporaryFile() as said:
@@ -61,6 +86,9 @@ def peaks():
                 process.returncode = os.waitstatus_to_exitcode(status)
                 said.seek(0)
                 yield name, process.returncode, said.read().decode(errors="replace"), usage.ru_maxrss / 1024
+        units.kill()
+        units.wait()
+        units.stdout.close()
 
 
 class Memory(unittest.TestCase):
@@ -68,7 +96,7 @@ class Memory(unittest.TestCase):
         for name, code, said, peak in peaks():
             with self.subTest(name):
                 self.assertEqual(code, 0, said)
-                self.assertLess(peak, LIMIT)
+                self.assertLess(peak, BEYOND.get(name, LIMIT))
 
 
 if __name__ == "__main__":

@@ -288,6 +288,59 @@ class GetIntoAPipeline(Folder):
         self.assertIn("other subjects", refused.stderr)
 
 
+    def begun(self):
+        """Three hours put, 60 of 120 events settled; the line that goes on."""
+        events = [event(n, 3600 * (n // 40) + n) for n in range(120)]
+        for hour in range(3):  # an object each
+            put = run([S3, "put", str(self.archive)], stdin="\n".join(events[hour * 40:hour * 40 + 40]) + "\n")
+            self.assertEqual(put.exit, 0)
+        writer = f"{tool('sql-write')} sqlite:{self.folder}/got.db --table t --key id --create --column id=id --column n=/n:int"
+        line = [S3, "get", str(self.archive), "--state", f"{self.folder}/state"]
+        first = run([*line, "--limit", "60", "--", writer])
+        self.assertEqual(first.exit, 0, first.stderr)
+        self.assertNotIn("complete", first.stderr)
+        self.assertEqual(self.stored(), 60)
+        return line, writer
+
+    def stored(self):
+        return sqlite3.connect(f"{self.folder}/got.db").execute("select count(*) from t").fetchone()[0]
+
+    def test_a_limit_is_not_the_end(self):
+        line, writer = self.begun()
+        self.assertEqual(run([*line, "--limit", "10", "--", writer]).exit, 0)
+        self.assertEqual(self.stored(), 70)
+        done = run([*line, "--", writer])
+        self.assertEqual((done.exit, self.stored()), (0, 120))
+        self.assertIn("complete", done.stderr)
+
+    def test_other_times_with_the_same_state_are_told(self):
+        line, writer = self.begun()
+        done = run([*line, "--to", "2018-07-01T01:00:00Z", "--", writer])
+        self.assertEqual((done.exit, self.stored()), (0, 120))
+        self.assertIn("goes on from (open) to (open), as it was begun", done.stderr)
+
+    def test_an_object_that_is_gone_ends_what_has_begun(self):
+        """Positions count what all objects hold: without one, events of the others would be taken for settled."""
+        line, writer = self.begun()
+        first = sorted(pathlib.Path(self.archive).glob("date=*/hour=00/*"))[0]
+        aside = first.rename(pathlib.Path(self.folder) / "aside")
+        refused = run([*line, "--", writer])
+        self.assertEqual((refused.exit, self.stored()), (2, 60))
+        self.assertIn(f"{first.name} is gone (1 of 3 objects are)", refused.stderr)
+        aside.rename(first)
+        self.assertEqual(run([*line, "--", writer]).exit, 0)
+        self.assertEqual(self.stored(), 120)
+
+    def test_a_damaged_list_of_objects_is_told(self):
+        line, writer = self.begun()
+        pin = next(p for p in pathlib.Path(self.folder).iterdir() if p.suffix == ".objects" and '"objects"' in p.read_text(errors="replace"))
+        for text in ('{"objects":5,"subjects":[]}', '{"objects":[]}', "{", ""):
+            pin.write_text(text)
+            refused = run([*line, "--", writer])
+            self.assertEqual(refused.exit, 70, refused.stderr)
+            self.assertIn(f"{pin}: damaged", refused.stderr)
+
+
 class BelowASource(Folder):
     def test_every_event_is_in_exactly_one_object_whatever_is_killed(self):
         stored_twice_asked = 0
