@@ -111,8 +111,8 @@ Status SinkInput::read_batches() {
       hand_over();
       return status;
     }
-    bool const full = batch->count + batch->rejected.size() >= options_.batch_records ||
-                      batch->bytes >= options_.batch_bytes || batch->memory + batch->arena.used() >= kBatchMemory;
+    bool const full = batch->count >= options_.batch_records || batch->bytes >= options_.batch_bytes ||
+                      batch->memory + batch->arena.used() >= kBatchMemory;
     if (full || alone) hand_over();
     if (alone) {
       reader_.release();

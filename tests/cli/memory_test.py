@@ -9,6 +9,7 @@ import sys
 import tempfile
 import unittest
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from harness import BIN
 
 LIMIT = 64  # MiB, of each process

@@ -8,6 +8,8 @@
 #include <random>
 #include <set>
 
+#include "tests/journal_support.h"
+
 using namespace inflight;
 
 namespace {
@@ -44,8 +46,7 @@ class Simulation final : public Events {
   }
 
   void start() {
-    auto opened =
-        Ledger::open(real_disk(), system_clock(), folder_ + "/state.json", folder_ + "/dead.ndjson", "here", 0);
+    auto opened = Ledger::open(disk_, system_clock(), folder_ + "/state.json", folder_ + "/dead.ndjson", "here", 0);
     REQUIRE(opened.ok());
     ledger_ = std::move(*opened);
     isolation_.emplace(*ledger_, 5, window);
@@ -151,6 +152,7 @@ class Simulation final : public Events {
     }
   }
 
+  inflight::test::QuickDisk disk_;
   std::uint64_t count_, high_ = 0;
   std::set<std::uint64_t> fatal_, swallowed_;
   std::string folder_;
