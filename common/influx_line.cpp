@@ -18,13 +18,17 @@ constexpr std::size_t kLongestSeries = 65'535;
 constexpr std::size_t kMostNames = 10'000;  // a stream whose keys never repeat must not fill the memory
 constexpr std::array<std::int64_t, 4> kUnits = {1, 1'000, 1'000'000, 1'000'000'000};
 
-// Appends a measurement (`equals` false), tag or field name; false where no line can hold it.
-bool append_name(std::string& line, std::string_view text, bool equals) {
+enum class Place { measurement, tag, field };
+
+// Appends a measurement, the name or value of a tag, or the name of a field; false where no line can hold it.
+bool append_name(std::string& line, std::string_view text, Place place) {
   if (text.empty() || text.back() == '\\') return false;
-  // Before a name the engine passes over blanks.
-  if (text.front() == '\t' || text.find_first_of(std::string_view("\n\r\0", 3)) != std::string_view::npos) return false;
+  // Where a part of the line begins, tabs are passed over; a line that begins so is a comment.
+  if (text.front() == '\t' && place != Place::tag) return false;
+  if (text.front() == '#' && place == Place::measurement) return false;
+  if (text.find_first_of(std::string_view("\n\r\0", 3)) != std::string_view::npos) return false;
   for (char const c : text) {
-    if (c == ',' || c == ' ' || (equals && c == '=')) line += '\\';
+    if (c == ',' || c == ' ' || (place != Place::measurement && c == '=')) line += '\\';
     line += c;
   }
   return true;
@@ -120,7 +124,7 @@ Result<std::vector<std::pair<InfluxLine::Column, Path>>> InfluxLine::columns(Inf
     // A tag `time` is refused by the engine; a field of this name vanishes in silence.
     if (column.name == "time" || (tags && (column.name == "_field" || column.name == "_measurement")))
       return Status::usage(fmt::format("{}: {} is a name that InfluxDB keeps for itself", option, column.name));
-    if (!append_name(column.key, column.name, true))
+    if (!append_name(column.key, column.name, tags ? Place::tag : Place::field))
       return Status::usage(not_a_name("the name", column.name).at(option).what());
     auto parsed = Path::parse(path);
     if (!parsed) return parsed.status().at(option);
@@ -174,7 +178,7 @@ Result<std::unique_ptr<InfluxLine>> InfluxLine::make(InfluxLineOptions const& op
   InfluxLine& line = *made;
   if (auto parsed = TimeFormat::parse(format.empty() ? "rfc3339" : format); parsed) line.format_ = *parsed;
   line.measurement_is_path_ = is_path;
-  if (!is_path && (what.starts_with('#') || !append_name(line.measurement_, what, false)))
+  if (!is_path && !append_name(line.measurement_, what, Place::measurement))
     return Status::usage(not_a_name("--measurement", what).what());
   for (auto& [column, path] : *tags) line.tags_.push_back(std::move(column));
   for (auto& [column, path] : *fields) line.fields_.push_back(std::move(column));
@@ -218,8 +222,7 @@ Status InfluxLine::begin(Record const& record, std::string& line) {
     if (!present(value) || value.kind == Value::Kind::object || value.kind == Value::Kind::array)
       return Status::rejected(fmt::format("no measurement: --measurement {} names none", options_.measurement));
     std::string_view const name = unquote(value.raw, scratch_);
-    // A line that begins like a comment is passed over in silence.
-    if (name.starts_with('#') || !append_name(line, name, false)) return not_a_name("the measurement", name);
+    if (!append_name(line, name, Place::measurement)) return not_a_name("the measurement", name);
   }
   return write_tags(line);
 }
@@ -233,7 +236,7 @@ Status InfluxLine::write_tags(std::string& line) {
     std::string_view const text = unquote(value.raw, scratch_);
     if (text.empty()) continue;  // to the engine, no tag
     line.append(1, ',').append(tags_[i].key).append(1, '=');
-    if (!append_name(line, text, true)) return not_a_name(fmt::format("tag {}:", tags_[i].name), text);
+    if (!append_name(line, text, Place::tag)) return not_a_name(fmt::format("tag {}:", tags_[i].name), text);
   }
   return {};
 }
@@ -251,7 +254,7 @@ InfluxLine::Column const& InfluxLine::column_of(std::string_view name) {
   if (taken) return column_of(found.insert(0, "data_"));
   Column column;
   column.name = name;
-  if (!append_name(column.key, column.name, true)) column.key.clear();
+  if (!append_name(column.key, column.name, Place::field)) column.key.clear();
   column.hash = std::hash<std::string_view>{}(column.name);
   return by_name_.emplace(std::move(found), std::move(column)).first->second;
 }
