@@ -27,9 +27,14 @@ bool append_name(std::string& line, std::string_view text, Place place) {
   if (text.front() == '\t' && place != Place::tag) return false;
   if (text.front() == '#' && place == Place::measurement) return false;
   if (text.find_first_of(std::string_view("\n\r\0", 3)) != std::string_view::npos) return false;
+  char before = '\0';
   for (char const c : text) {
-    if (c == ',' || c == ' ' || (place != Place::measurement && c == '=')) line += '\\';
-    line += c;
+    bool const special = c == ',' || c == ' ' || (c == '=' && place != Place::measurement);
+    // Escaped, it would read as an escaped backslash and a bare separator: parsers differ about it, and 1.6 with
+    // itself.
+    if (special && before == '\\') return false;
+    if (special) line += '\\';
+    line += before = c;
   }
   return true;
 }
