@@ -26,8 +26,8 @@ bind-address = "127.0.0.1:0"
 [data]
   dir = "{dir}/data"
   wal-dir = "{dir}/wal"
-  index-version = "tsi1"
-  max-values-per-tag = 0
+  index-version = "{index}"
+  {more_data}
 [monitor]
   store-enabled = false
 [http]
@@ -35,7 +35,6 @@ bind-address = "127.0.0.1:0"
   log-enabled = false
   auth-enabled = {auth}
   max-body-size = {max_body}
-{more_http}
 [logging]
   level = "error"
 """
@@ -46,13 +45,13 @@ class InfluxServer(Server):
     """With `auth`, `user` and `password` are its administrator's."""
     user, password = "admin", "pa:ss word"
 
-    def __init__(self, auth=False, max_body=25_000_000, more_http=""):
+    def __init__(self, auth=False, max_body=25_000_000, index="tsi1", more_data=""):
         super().__init__([PROGRAM, "-config", "{dir}/influxdb.conf", "-pidfile", "{dir}/pid-of-{port}"], ready=None)
-        self._settings = {"auth": str(auth).lower(), "max_body": max_body, "more_http": more_http}
-        self.auth = auth
+        self._settings = {"auth": str(auth).lower(), "max_body": max_body, "index": index}
+        self.auth, self.more_data = auth, more_data
 
     def __enter__(self):
-        (self.dir / "influxdb.conf").write_text(CONFIG.format(dir=self.dir, port=self.port, **self._settings))
+        (self.dir / "influxdb.conf").write_text(CONFIG.format(dir=self.dir, port=self.port, more_data=self.more_data, **self._settings))
         super().__enter__()
         try:
             wait_for(self._answers, what="influxd to answer")

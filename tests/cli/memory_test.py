@@ -11,6 +11,9 @@ import unittest
 
 from harness import BIN
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "servers"))
+from influx_stub import InfluxStub  # noqa: E402
+
 LIMIT = 64  # MiB, of each process
 
 RECORDS = r"""
@@ -38,6 +41,8 @@ COMMANDS = {
     "dlq-replay --import": f"{LETTERS} --import letters.ndjson",
     "xml2json": "xml2json < long.ndjson > /dev/null",
     "xml2json --jobs 2": "xml2json --jobs 2 < long.ndjson > /dev/null",
+    "influx-write": "influx-write $INFLUX --timestamp recordedtime --field text=data < long.ndjson",
+    "influx-write --compress gzip": "influx-write $INFLUX --timestamp recordedtime --field text=data --compress gzip < long.ndjson",
     "sql-write": f"{WRITE.format('s')} < long.ndjson",
     "s3-archive put": "s3-archive put archive < long.ndjson",
     "s3-archive get": "s3-archive get archive > /dev/null",
@@ -47,13 +52,14 @@ COMMANDS = {
 
 def peaks():
     """Yields each command's name, exit code, messages and the largest resident set of one of its processes in MiB."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, InfluxStub(2) as influx:
+        influx.always = ("status", 204, {}, "")
         # By processes of their own: the size of what is started here begins with our own.
         with open(f"{folder}/long.ndjson", "w", encoding="utf-8") as file:
             subprocess.run([sys.executable, "-c", RECORDS], stdout=file, check=True)
         with open(f"{folder}/abort.py", "w", encoding="utf-8") as file:
             file.write(ABORT)
-        env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+        env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "INFLUX": f"{influx.url}?bucket=b"}
         for name, command in COMMANDS.items():
             with tempfile.TemporaryFile() as said:
                 process = subprocess.Popen(["sh", "-c", command], cwd=folder, env=env, stderr=said)
