@@ -57,13 +57,20 @@ bool append_text(std::string& line, std::string_view raw) {
     line.append(raw.substr(0, escape));
     raw.remove_prefix(escape);
     if (raw.size() < 2) break;
-    std::size_t size = raw[1] == 'u' ? std::min<std::size_t>(6, raw.size()) : 2;
-    if (size == 6 && raw.size() >= 12 && raw[6] == '\\' && raw[7] == 'u' && (raw[2] == 'd' || raw[2] == 'D')) size = 12;
-    std::string character;
-    if (!append_unquoted(character, fmt::format("\"{}\"", raw.substr(0, size)))) return false;
-    for (char const c : character) {
-      if (c == '"' || c == '\\') line += '\\';
-      line += c;
+    char const c = raw[1];
+    std::size_t size = 2;
+    if (c == '"' || c == '\\') {
+      line.append(raw.substr(0, 2));  // the same in both
+    } else {
+      if (c == 'u') size = std::min<std::size_t>(6, raw.size());
+      if (size == 6 && raw.size() >= 12 && raw[6] == '\\' && raw[7] == 'u' && (raw[2] == 'd' || raw[2] == 'D'))
+        size = 12;
+      std::string character;
+      if (!append_unquoted(character, fmt::format("\"{}\"", raw.substr(0, size)))) return false;
+      for (char const part : character) {
+        if (part == '"' || part == '\\') line += '\\';
+        line += part;
+      }
     }
     raw.remove_prefix(size);
   }
