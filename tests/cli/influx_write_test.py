@@ -299,8 +299,8 @@ class Answers(Case):
                 ("status", 504, {}, ""), ("status", 408, {}, "")]
         with self.both() as stubs:
             for stub, url in stubs:
-                stub.faults = list(busy)
-                done = run([tool("influx-write"), url], to_lines(record(n) for n in range(3000)), env=CLEAN)
+                stub.faults = [fault for each in busy for fault in (each, None)]  # each alone, so that the pauses stay short
+                done = run([tool("influx-write"), url, "--batch-records", "300"], to_lines(record(n) for n in range(3000)), env=CLEAN)
                 self.assertEqual(done.exit, 0, done.stderr)
                 self.assertEqual(stub.faults, [])
                 self.assertRegex(done.stderr, r"\Ainflux-write: waiting: http://\S+: status 503: busy\n(influx-write: waiting: [^\n]*\n)*\Z")
@@ -334,6 +334,12 @@ class Answers(Case):
                 with self.subTest(status=status, words=words, path=path), InfluxStub(2) as stub:
                     stub.always = ("status", status, {}, words)
                     self.refused(2, reason, stub.url + path, stdin=to_lines(record(n) for n in range(30)))
+
+    def test_a_record_without_a_field_does_not_make_them_something_to_wait_for(self):
+        with InfluxStub(2) as stub:
+            stub.always = ("status", 401, {}, {"message": "unauthorized access"})
+            done = self.write(stub.url + "?bucket=b", [{"time": "2018-07-01T00:00:00Z"}, record(1)], exit=2)
+            self.assertRegex(done.stderr, r"\Ainflux-write: line 1: no field[^\n]*\ninflux-write: http:[^\n]*unauthorized access\n\Z")
 
     def test_a_refusal_that_nothing_explains_is_the_points_own_only_while_others_are_taken(self):
         for version, path in (2, "?bucket=b"), (3, "/api/v3/write_lp?db=b"):
