@@ -19,7 +19,7 @@ constexpr std::size_t kWorthwhile = 1 << 10;  // to compress
 constexpr std::size_t kLongLine = 64 << 10;   // not kept to try again with
 constexpr std::size_t kMany = 10;  // so many refused with nothing ever stored: the command is at fault, not the records
 constexpr std::size_t kMostListed = 100;              // where an answer lists so many bad lines, there may be more
-constexpr Duration kDrain = std::chrono::seconds(5);  // what an answer may still take after a stop signal
+constexpr Duration kDrain = std::chrono::seconds(5);  // without an answer, after a stop signal
 }  // namespace
 
 Result<std::unique_ptr<InfluxWriter>> InfluxWriter::make(InfluxTarget target, std::vector<std::string> headers,
@@ -65,14 +65,14 @@ Result<InfluxAnswer> InfluxWriter::ask(std::span<InfluxRow const> rows, std::opt
     answer = judge(target_, response, rows.size());
     retry_after = response.retry_after;
   });
-  std::optional<Duration> stopped;
   while (!answer) {
     Status const status = http_->turn(std::chrono::milliseconds(200));
     if (answer) break;
-    if (!stopped && stopping()) stopped = system_clock().steady();
-    bool const enough = stopped && system_clock().steady() - *stopped > kDrain;
+    if (!stopped_ && stopping()) stopped_ = system_clock().steady();
+    bool const enough = stopped_ && system_clock().steady() - *stopped_ > kDrain;
     if (!status.ok() || enough) http_->cancel(id, status.ok() ? "no answer, and we are to stop" : status.what());
   }
+  if (answer->kind != InfluxAnswer::Kind::cut) stopped_.reset();
   return *answer;
 }
 

@@ -61,6 +61,7 @@ class InfluxWriter {
   std::size_t limit_ = 0, ceiling_ = 0;  // of a body's bytes before compression; the ceiling by a 413
   std::vector<std::size_t> breaks_;      // rows that must not be in one request with an earlier one
   bool told_doubles_ = false;
+  std::optional<Duration> stopped_;  // since when a stop signal waits for an answer
 };
 
 }  // namespace inflight

@@ -185,6 +185,14 @@ class Lines(unittest.TestCase):
         self.write([{"x": {"time": 5, "fw": 6, "at": 7}}], "--timestamp", "/x/at:unix", "--tag", "fw=/x/at", "--measurement", "third")
         self.assertEqual(list(self.rows("third").values()), [{"time": 7 * 10**9, "fw": "7", "data_time": 5, "data_fw": 6}])
 
+    def test_a_measurement_of_the_record(self):
+        event = {"specversion": "1.0", "id": "1", "source": "s", "type": "bsu.reading", "time": rfc3339(1), "data": {"kind": "a b", "v": 1}}
+        self.write([event], "--measurement", "{type}")
+        self.assertEqual(self.rows("bsu.reading"), {1: {"time": 1, "kind": "a b", "v": 1}})
+        self.write([event], "--measurement", "/kind")
+        self.assertEqual(self.rows("a b"), {1: {"time": 1, "v": 1}})
+        self.assertIn("no measurement", self.write([event], "--measurement", "/typo", exit=1).stderr)
+
     def test_tags(self):
         record = {"subject": "u1", "fw": 1.50, "on": False, "none": None, "empty": "", "v": 1, "time": rfc3339(1)}
         tags = [word for tag in ("fw=/fw", "on=on", "none=/none", "empty=/empty", "zz=/missing") for word in ("--tag", tag)]
