@@ -18,7 +18,8 @@ constexpr std::size_t kSmallest = 16 << 10;   // a body is not made smaller than
 constexpr std::size_t kWorthwhile = 1 << 10;  // to compress
 constexpr std::size_t kLongLine = 64 << 10;   // not kept to try again with
 constexpr std::size_t kMany = 10;  // so many refused with nothing ever stored: the command is at fault, not the records
-constexpr std::size_t kMostListed = 100;              // where an answer lists so many bad lines, there may be more
+constexpr std::size_t kMostListed = 100;  // where an answer lists so many bad lines, there may be more
+constexpr int kDoubts = 3;  // how often a doubtful point is refused where another is taken, until it is at fault
 constexpr Duration kDrain = std::chrono::seconds(5);  // without an answer, after a stop signal
 }  // namespace
 
@@ -191,11 +192,22 @@ Status InfluxWriter::doubtful(std::span<InfluxRow> rows, InfluxAnswer const& ans
   if (rows.size() > 1) return Status::rejected(answer.reason);
   if (known_good_.empty()) return Status::usage(answer.status.what());
   InfluxRow const good{known_good_, {}, {}, {}};
-  auto again = ask({&good, 1}, retry_after);
-  if (!again) return again.status();
   using Kind = InfluxAnswer::Kind;
-  if (again->kind == Kind::failed || again->kind == Kind::cut) return again->status;
-  if (again->kind != Kind::stored) return Status::usage(answer.status.what());
+  // More than once, and not in turn: a server that recovers, or a balancer with a bad one behind it, takes a point
+  // after it refused another.
+  for (int i = 0; i < kDoubts; ++i) {
+    auto control = ask({&good, 1}, retry_after);
+    if (!control) return control.status();
+    if (control->kind == Kind::failed || control->kind == Kind::cut) return control->status;
+    if (control->kind != Kind::stored) return Status::usage(answer.status.what());
+    for (int twice = 0; twice < 2; ++twice) {
+      auto again = ask(rows, retry_after);
+      if (!again) return again.status();
+      if (again->kind == Kind::stored) return stored(rows), Status{};
+      if (again->kind == Kind::refused || again->kind == Kind::listed) return refused(rows, *again);
+      if (again->kind != answer.kind) return again->status;
+    }
+  }
   rows[0].fate = InfluxRow::Fate::rejected;
   rows[0].reason = answer.kind == InfluxAnswer::Kind::too_large
                        ? fmt::format("a point of {} bytes is too large for this server", rows[0].line.size())

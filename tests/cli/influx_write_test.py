@@ -353,6 +353,16 @@ class Answers(Case):
                 self.assertEqual(done.stderr, "influx-write: line 34: I do not like it\n")
                 self.assertEqual(numbers(stub), [n for n in range(100) if n != 33])
 
+    def test_a_server_that_comes_and_goes_makes_no_point_guilty(self):
+        """One of two behind a balancer answers rubbish: in turn, the points are taken and refused."""
+        with InfluxStub(2) as stub:
+            stub.faults = [None] + [fault for _ in range(40) for fault in (("status", 400, {}, "<html>"), None)]
+            process = self.start(stub.url + "?bucket=b", "--batch-records", "1", "--give-up", "1m")
+            process.stdin.write(to_lines(record(n) for n in range(40)).encode())
+            process.stdin.close()
+            self.assertEqual(process.wait(120), 0, self.stderr())
+            self.assertEqual(numbers(stub), list(range(40)))
+
     def test_tokens(self):
         with InfluxStub(2, token="s3cret") as two, InfluxStub(3, token="s3cret") as three:
             for stub, url in self.urls(two, three):

@@ -9,9 +9,9 @@ import sys
 import tempfile
 import unittest
 
-from harness import BIN
-
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "servers"))
+TESTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+sys.path[:0] = [TESTS, os.path.join(TESTS, "servers")]
+from harness import BIN  # noqa: E402
 from influx_stub import InfluxStub  # noqa: E402
 
 LIMIT = 64  # MiB, of each process
