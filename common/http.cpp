@@ -220,7 +220,7 @@ Result<std::unique_ptr<HttpClient>> HttpClient::make(HttpOptions const& options,
 HttpClient::HttpClient(std::unique_ptr<State> state) : state_(std::move(state)) {}
 HttpClient::~HttpClient() = default;
 
-HttpClient::Id HttpClient::start(HttpRequest const& request, Done done) {
+HttpClient::Id HttpClient::start(HttpRequest request, Done done) {
   State& s = *state_;
   if (s.idle.empty()) {
     s.idle.push_back(s.transfers.size());
@@ -228,9 +228,9 @@ HttpClient::Id HttpClient::start(HttpRequest const& request, Done done) {
   }
   HttpTransfer& transfer = s.transfers[s.idle.back()];
   s.idle.pop_back();
-  transfer.prepare(request, s.headers);
-  transfer.done = std::move(done);
   transfer.multi = s.shard_of(request.url).multi.get();
+  transfer.prepare(std::move(request), s.headers);
+  transfer.done = std::move(done);
   (void)curl_multi_add_handle(transfer.multi, transfer.easy.get());
   ++s.in_flight;
   return transfer.id;

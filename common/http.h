@@ -31,7 +31,7 @@ class HttpClient {
   [[nodiscard]] std::uint64_t max_in_flight() const;
 
   // There must be room: in_flight() < max_in_flight().
-  Id start(HttpRequest const& request, Done done);
+  Id start(HttpRequest request, Done done);
   // Ends it now, as a timeout that says `why`.
   void cancel(Id id, std::string const& why);
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "common/messages.h"
 #include "common/url.h"
@@ -123,7 +124,7 @@ HttpTransfer::HttpTransfer(std::size_t number, HttpOptions const& all, HttpIntak
   }
 }
 
-void HttpTransfer::prepare(HttpRequest const& request, std::vector<std::string> const& headers) {
+void HttpTransfer::prepare(HttpRequest request, std::vector<std::string> const& headers) {
   CURL* const handle = easy.get();
   too_large = false;
   error_[0] = '\0';
@@ -139,7 +140,7 @@ void HttpTransfer::prepare(HttpRequest const& request, std::vector<std::string> 
     set(handle, CURLOPT_NOBODY, head ? 1L : 0L);
     if (get) set(handle, CURLOPT_HTTPGET, 1L);
   } else {
-    sent_ = request.body;
+    sent_ = std::move(request.body);
     set(handle, CURLOPT_NOBODY, 0L);
     set(handle, CURLOPT_POST, 1L);
     set(handle, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(sent_.size()));
@@ -147,7 +148,7 @@ void HttpTransfer::prepare(HttpRequest const& request, std::vector<std::string> 
     set(handle, CURLOPT_CUSTOMREQUEST, request.method.c_str());
   }
   curl_slist* list = nullptr;
-  for (auto const* lines : {&headers, &request.headers}) {
+  for (auto const* lines : {&headers, &std::as_const(request.headers)}) {
     for (std::string const& line : *lines) {
       curl_slist* const longer = curl_slist_append(list, line.c_str());
       if (longer == nullptr) throw std::bad_alloc();

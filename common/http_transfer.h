@@ -42,7 +42,7 @@ struct HttpTransfer {
   HttpTransfer(HttpTransfer const&) = delete;
   HttpTransfer& operator=(HttpTransfer const&) = delete;
 
-  void prepare(HttpRequest const& request, std::vector<std::string> const& headers);
+  void prepare(HttpRequest request, std::vector<std::string> const& headers);
   // Fills the response, and leaves the intake. `reason` instead of what libcurl says, where it is not empty.
   void conclude(CURLcode code, std::string const& reason, Time now);
   // Keeps no more memory than the next request will need.

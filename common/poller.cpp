@@ -158,7 +158,7 @@ void Poller::start(std::size_t index) {
   if (!unit.modified.empty()) request.headers.push_back("If-Modified-Since: " + unit.modified);
   unit.conditional = !request.headers.empty();
   unit.running = true;
-  unit.request = http_.start(request, [this, index](HttpResponse& answer) { ended(index, answer); });
+  unit.request = http_.start(std::move(request), [this, index](HttpResponse& answer) { ended(index, answer); });
 }
 
 void Poller::ended(std::size_t index, HttpResponse& answer) {

@@ -99,7 +99,7 @@ class SinkLoop {
       Status status = sink_.deliver(records, outcomes);
       std::vector<std::size_t> left;
       if (Status told = tell(records, outcomes, left); !told.ok()) return told;
-      if (left.size() < records.size()) accepted_ = true, backoff.reset(), failing_since.reset();
+      if (left.size() < records.size()) backoff.reset(), failing_since.reset();
       if (left.empty()) return status.code() == Code::defect ? status : Status{};
       if (left.size() < records.size()) {
         std::vector<SinkRecord> fewer;
@@ -134,6 +134,8 @@ class SinkLoop {
       } else if (outcome.kind == Kind::rejected) {
         if (Status status = reject(records[i], outcome.reason); !status.ok()) return status;
       } else {
+        // A rejection says nothing of whether the destination takes records.
+        accepted_ = accepted_ || outcome.kind != Kind::dropped;
         ++(outcome.kind == Kind::dropped ? counters().dropped : counters().settled);
         receipts_.note(records[i], outcome.kind == Kind::stored ? SinkReceipts::As::stored
                                    : outcome.kind == Kind::held ? SinkReceipts::As::held

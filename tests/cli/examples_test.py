@@ -15,11 +15,13 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, ROOT, Server, run, tool, wait_for  # noqa: E402
+from influx_server import InfluxServer  # noqa: E402
 
 TOOLS = (BIN.parent / "tools.txt").read_text().split()
 # Servers and folders that are not of this machine, and what stands here for them.
 REPLACED = {"https://api/bsus/{id}/history?from={since}&to={until}": "{sim}/bsus/{id}/history?since={since}&until={until}",
             "/mnt/other/": "other/",
+            "http://influx:8086": "{influx}",
             "s3-archive put archive/": "s3-archive put archive/ --max-age 200ms"}  # not to wait for a minute
 
 
@@ -83,6 +85,10 @@ class Examples(unittest.TestCase):
         cls.sim = Server([tool("bsu-sim"), "--port", "0", "--units", "20", "--firmware", "attributes", "--devices", "{dir}/fleet.txt"])
         cls.sim.__enter__()
         cls.addClassCleanup(cls.sim.__exit__)
+        cls.influx = InfluxServer()
+        cls.influx.__enter__()
+        cls.addClassCleanup(cls.influx.__exit__)
+        cls.influx.create("bsu")
         folder = tempfile.TemporaryDirectory(prefix="inflight-test-")
         cls.addClassCleanup(folder.cleanup)
         cls.folder = pathlib.Path(folder.name)
@@ -116,7 +122,7 @@ class Examples(unittest.TestCase):
             for command in found:
                 with self.subTest(command=command):
                     for other, ours in REPLACED.items():
-                        command = command.replace(other, ours.replace("{sim}", self.sim.url))
+                        command = command.replace(other, ours.replace("{sim}", self.sim.url).replace("{influx}", self.influx.url))
                     self.try_going_on(command, box) if self.goes_on(command) else self.try_out(command, box)
         finally:
             shutil.rmtree(box)

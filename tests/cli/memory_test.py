@@ -9,8 +9,10 @@ import sys
 import tempfile
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from harness import BIN
+TESTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+sys.path[:0] = [TESTS, os.path.join(TESTS, "servers")]
+from harness import BIN  # noqa: E402
+from influx_stub import InfluxStub  # noqa: E402
 
 LIMIT = 64  # MiB, of each process
 # Two events wait in any case, and the next answer becomes an event.
@@ -61,6 +63,8 @@ COMMANDS = {
     "dlq-replay --import": f"{LETTERS} --import letters.ndjson",
     "xml2json": "xml2json < long.ndjson > /dev/null",
     "xml2json --jobs 2": "xml2json --jobs 2 < long.ndjson > /dev/null",
+    "influx-write": "influx-write $INFLUX --timestamp recordedtime --field text=data < long.ndjson",
+    "influx-write --compress gzip": "influx-write $INFLUX --timestamp recordedtime --field text=data --compress gzip < long.ndjson",
     "sql-write": f"{WRITE.format('s')} < long.ndjson",
     "sql-write, all rejected": f"yes x | head -n 1000000 | {WRITE.format('r')} 2> /dev/null; test $? = 1",
     "s3-archive put": "s3-archive put archive < long.ndjson",
@@ -71,7 +75,8 @@ COMMANDS = {
 
 def peaks():
     """Yields each command's name, exit code, messages and the largest resident set of one of its processes in MiB."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, InfluxStub(2) as influx:
+        influx.always = ("status", 204, {}, "")
         # By processes of their own: the size of what is started here begins with our own.
         with open(f"{folder}/long.ndjson", "w", encoding="utf-8") as file:
             subprocess.run([sys.executable, "-c", RECORDS], stdout=file, check=True)
@@ -79,7 +84,7 @@ def peaks():
             file.write(ABORT)
         units = subprocess.Popen([sys.executable, "-c", UNITS], cwd=folder, stdout=subprocess.PIPE)
         units.stdout.readline()
-        env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+        env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "INFLUX": f"{influx.url}?bucket=b"}
         for name, command in COMMANDS.items():
             with tempfile.TemporaryFile() as said:
                 process = subprocess.Popen(["sh", "-c", command], cwd=folder, env=env, stderr=said)

@@ -22,6 +22,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, Server, run, tool, wait_for  # noqa: E402
+from influx_server import InfluxServer  # noqa: E402
 
 SECRET = "hunter2secret"
 TOKEN = "tok1"
@@ -128,6 +129,33 @@ class Publish(Sink):
 
     def with_secrets(self, box):
         return super().with_secrets(box) + [[tool(self.name), f"amqp://user:{SECRET}@host/"]]
+
+
+class InfluxWrite(Sink):
+    """To a server on loopback, a database for each folder."""
+    influx = None
+    options = (("timestamp", "recordedtime"), ("field", "id=id"))
+
+    @staticmethod
+    def database(box):
+        return os.path.basename(box)
+
+    def prepare(self, box):
+        self.influx.create(self.database(box))
+
+    def words(self, box):
+        self.prepare(box)  # some tests use a folder that they have made themselves
+        return [f"{self.influx.url}?db={self.database(box)}"]
+
+    def stored(self, box, stdout):
+        return in_order(row["id"] for row in self.influx.query(self.database(box), "select id from record"))
+
+    def with_secrets(self, box):
+        pathlib.Path(f"{box}/token").write_text(f"{SECRET}\nx\n")
+        return super().with_secrets(box) + [[tool(self.name), f"http://user:{SECRET}@127.0.0.1:1?db=x"],
+                                            [tool(self.name), f"http://127.0.0.1:1?db=x&u=user&p={SECRET}"],
+                                            [tool(self.name), f"http://127.0.0.1:1?db=x&token={SECRET}"],
+                                            [tool(self.name), "http://127.0.0.1:1?db=x", "--token-file", f"{box}/token"]]
 
 
 class SqlWrite(Sink):
@@ -262,6 +290,7 @@ TOOLS = {
     "bsu-fetch": [BsuFetch("bsu-fetch")],
     "consume": [Consume("consume")],
     "dlq-replay": [DlqReplay("dlq-replay")],
+    "influx-write": [InfluxWrite("influx-write")],
     "publish": [Publish("publish")],
     "s3-archive": [ArchivePut("s3-archive"), ArchiveGet("s3-archive")],
     "sql-write": [SqlWrite("sql-write")],
@@ -331,11 +360,11 @@ class Conformance(unittest.TestCase):
     def setUpClass(cls):
         cls.sim = Server([tool("bsu-sim"), "--port", "0", "--units", "200", "--devices", "{dir}/fleet.txt"])
         cls.sim.__enter__()
+        cls.addClassCleanup(cls.sim.__exit__)
         BsuFetch.fleet = cls.sim
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.sim.__exit__()
+        InfluxWrite.influx = InfluxServer()
+        InfluxWrite.influx.__enter__()
+        cls.addClassCleanup(InfluxWrite.influx.__exit__)
 
     @contextlib.contextmanager
     def box(self):
