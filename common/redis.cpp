@@ -152,9 +152,8 @@ struct Redis::State {
         bool const late = errno == EAGAIN || errno == EWOULDBLOCK;
         std::string const why =
             late ? fmt::format("takes nothing for {}", format_duration(timeout)) : std::strerror(errno);
-        Status status = Status::temporary(fmt::format("{}: {}", name, why));
-        context.reset();
-        return status;
+        if (late) context.reset();
+        return Status::temporary(fmt::format("{}: {}", name, why));
       }
       bytes.remove_prefix(static_cast<std::size_t>(sent));
     }

@@ -51,11 +51,12 @@ class Redis {
   [[nodiscard]] bool connected() const;
   void close();
 
-  // Each takes whole commands; they have left when flush() returns. After a failure, Code::temporary, the connection is
-  // closed, and what was sent may have been done or not.
+  // Each takes whole commands; they have left when flush() returns. After a failure, Code::temporary, what was sent may
+  // have been done or not; replies, perhaps with the reason, can be read as long as it is connected.
   [[nodiscard]] Status send(std::string_view commands);
   [[nodiscard]] Status flush();
-  // The next reply, of commands in their order. Code::usage: what answers speaks another protocol.
+  // The next reply, of commands in their order. After a failure the connection is closed. Code::usage: what answers
+  // speaks another protocol.
   [[nodiscard]] Status reply(Reply& reply);
   // One command of words, and its reply. An error of it is a failure.
   [[nodiscard]] Result<Reply> call(std::initializer_list<std::string_view> words);

@@ -24,7 +24,11 @@ class Client:
     def __init__(self, path=None, port=None):
         self._socket = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
         self._socket.settimeout(60)
-        self._socket.connect(path or ("127.0.0.1", port))
+        try:
+            self._socket.connect(path or ("127.0.0.1", port))
+        except OSError:
+            self._socket.close()
+            raise
         self._file = self._socket.makefile("rb")
 
     def __call__(self, *words):
@@ -94,15 +98,15 @@ class Redis:
                 with open(self.dir / "log", "ab") as log:
                     self._process = subprocess.Popen([*command, "--port", str(self.port)], stdin=subprocess.DEVNULL, stdout=log,
                                                      stderr=log, start_new_session=True, preexec_fn=Server.end_with_the_test)
+            client = None
             try:
-                self._client = Client(self.path)
-                self._client.send("PING")
-                try:
-                    self._client.reply()
-                except RedisError as error:
-                    return "LOADING" not in str(error)
+                client = Client(self.path)
+                client("PING")
+                self._client = client
                 return True
-            except OSError:
+            except (OSError, RedisError):  # not yet, or it loads
+                if client is not None:
+                    client.close()
                 return False
         wait_for(answers, what="redis-server to answer")
         return self

@@ -32,12 +32,10 @@ class RedisSink final : public Sink {
 
   // All commands leave before the first reply is read. Behind one that has to come again all do, in their order.
   Status deliver(std::span<SinkRecord const> batch, Outcomes& outcomes) override {
-    for (bool again = false;; again = true) {
-      Status status = redis_.connected() ? Status{} : connect();
-      for (std::size_t i = 0; i < batch.size() && status.ok(); ++i) status = redis_.send(batch[i].kept);
-      if (status.ok()) status = redis_.flush();
-      if (status.ok()) status = hear(batch, outcomes);
-      if (!forgotten_ || again) return status;
+    for (std::size_t done = 0, before = batch.size();; before = done) {
+      again_ = false;
+      Status status = deliver_from(batch, done, outcomes);
+      if (!again_ || done == before) return status;
     }
   }
 
@@ -46,27 +44,30 @@ class RedisSink final : public Sink {
   }
 
  private:
-  Status hear(std::span<SinkRecord const> batch, Outcomes& outcomes) {
-    Status status;
-    forgotten_ = false;
-    for (std::size_t i = 0; i < batch.size(); ++i) {
-      if (Status got = redis_.reply(reply_); !got.ok()) return status.ok() ? got : status;
-      if (!status.ok()) continue;
-      if (reply_.kind != Redis::Reply::Kind::error) {
-        outcomes.stored(i);
+  // `done` counts those that have an outcome.
+  Status deliver_from(std::span<SinkRecord const> batch, std::size_t& done, Outcomes& outcomes) {
+    Status sent = redis_.connected() ? Status{} : connect();
+    for (std::size_t i = done; i < batch.size() && sent.ok(); ++i) sent = redis_.send(batch[i].kept);
+    if (sent.ok()) sent = redis_.flush();
+    while (done < batch.size() && redis_.connected()) {
+      Status heard = redis_.reply(reply_);
+      if (!heard.ok()) return sent.ok() ? heard : sent;
+      if (reply_.kind == Redis::Reply::Kind::error) heard = redis_.failure(reply_.text);
+      if (heard.code() == Code::rejected) {
+        outcomes.rejected(done++, heard.what());
+        again_ = reply_.text.starts_with("ERR Protocol error");  // after which the server hangs up
+        if (!again_) continue;
+      } else if (heard.ok()) {
+        outcomes.stored(done++);
         continue;
+      } else {
+        again_ = reply_.text.starts_with("NOSCRIPT");
       }
-      Status failed = redis_.failure(reply_.text);
-      if (failed.code() == Code::rejected) {
-        outcomes.rejected(i, failed.what());
-        continue;
-      }
-      status = std::move(failed);
-      forgotten_ = reply_.text.starts_with("NOSCRIPT");
+      // Whatever is wrong may be this server's: another one may answer to its name now.
+      redis_.close();
+      return heard.code() == Code::rejected ? Status{} : heard;
     }
-    // What is wrong may be this server: another one may answer to the name meanwhile.
-    if (!status.ok()) redis_.close();
-    return status;
+    return sent;
   }
 
   Status load() {
@@ -105,7 +106,8 @@ class RedisSink final : public Sink {
   Redis redis_;
   RedisHash hash_;
   Redis::Reply reply_;
-  bool looked_ = false, forgotten_ = false;
+  bool looked_ = false;  // and told
+  bool again_ = false;   // what failed can be sent again at once
 };
 
 // The destination with its password, which is on no command line: REDIS_URL, REDISCLI_AUTH, or a file.

@@ -22,6 +22,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, Server, run, tool, wait_for  # noqa: E402
+from redis_server import Redis  # noqa: E402
 
 SECRET = "hunter2secret"
 TOKEN = "tok1"
@@ -149,6 +150,26 @@ class SqlWrite(Sink):
                                             [tool(self.name), f"mysql://user:{SECRET}@host/db", "--table", "t"]]
 
 
+class RedisWrite(Sink):
+    """Each folder is a key of its own in one server."""
+    server = None
+    options = (("newer-by", "recordedtime"), ("field", "id=id"), ("field", "subject=subject"))
+
+    def words(self, box):
+        return [self.server.url, "--key", f"{box}:{{id}}"]
+
+    def stored(self, box, stdout):
+        return in_order(key.rpartition(":")[2] for key in self.server("KEYS", f"{box}:*"))
+
+    def with_secrets(self, box):
+        pathlib.Path(f"{box}/password").write_text(f"{SECRET}\n")
+        return super().with_secrets(box) + [[tool(self.name), f"redis://user:{SECRET}@127.0.0.1:1", "--key", "k"],
+                                            [tool(self.name), f"rediss://user:{SECRET}@127.0.0.1:1", "--key", "k"],
+                                            [tool(self.name), f"unix:{box}/none", "--key", "k", "--give-up", "1ms",
+                                             "--password-file", f"{box}/password"],
+                                            [*self.command(box), "--password-file", f"{box}/password"]]
+
+
 class ArchivePut(Sink):
     options = (("max-age", "50ms"),)
 
@@ -263,6 +284,7 @@ TOOLS = {
     "consume": [Consume("consume")],
     "dlq-replay": [DlqReplay("dlq-replay")],
     "publish": [Publish("publish")],
+    "redis-write": [RedisWrite("redis-write")],
     "s3-archive": [ArchivePut("s3-archive"), ArchiveGet("s3-archive")],
     "sql-write": [SqlWrite("sql-write")],
     "xml2json": [Filter("xml2json"), Filter("xml2json", ("jobs", "2"))],
@@ -331,11 +353,12 @@ class Conformance(unittest.TestCase):
     def setUpClass(cls):
         cls.sim = Server([tool("bsu-sim"), "--port", "0", "--units", "200", "--devices", "{dir}/fleet.txt"])
         cls.sim.__enter__()
+        cls.addClassCleanup(cls.sim.__exit__)
         BsuFetch.fleet = cls.sim
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.sim.__exit__()
+        redis = Redis()
+        redis.__enter__()
+        cls.addClassCleanup(redis.__exit__)
+        RedisWrite.server = redis
 
     @contextlib.contextmanager
     def box(self):
