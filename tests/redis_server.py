@@ -89,7 +89,8 @@ class Redis:
         self.kill()
         shutil.rmtree(self.dir, ignore_errors=True)
 
-    def start(self, *options):
+    def start(self, *options, ready=None):
+        """Returns when it answers, or when ready() says so. For the main thread (harness.py)."""
         command = ["redis-server", "--bind", "127.0.0.1", "--dir", str(self.dir), "--unixsocket", self.path, "--save", "",
                    "--loglevel", "warning", *self._options, *options]
 
@@ -98,6 +99,8 @@ class Redis:
                 with open(self.dir / "log", "ab") as log:
                     self._process = subprocess.Popen([*command, "--port", str(self.port)], stdin=subprocess.DEVNULL, stdout=log,
                                                      stderr=log, start_new_session=True, preexec_fn=Server.end_with_the_test)
+            if ready is not None:
+                return ready()
             client = None
             try:
                 client = Client(self.path)
@@ -108,7 +111,7 @@ class Redis:
                 if client is not None:
                     client.close()
                 return False
-        wait_for(answers, what="redis-server to answer")
+        wait_for(answers, 60, what="redis-server to answer")
         return self
 
     def kill(self, number=signal.SIGKILL):
