@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import select
 import signal
 import socket
 import subprocess
@@ -94,6 +95,7 @@ class Case(unittest.TestCase):
 
     def told(self, put, regex):
         """The next line of a running redis-write's standard error."""
+        self.assertTrue(select.select([put.process.stderr], [], [], 60)[0], "it says nothing")
         line = put.process.stderr.readline().decode()
         self.assertRegex(line, regex)
 
@@ -422,9 +424,9 @@ class Servers(Case):
         return int(self.redis("INFO", "memory").split("used_memory:")[1].split("\r")[0])
 
     def test_a_redis_that_loads_is_waited_for(self):
-        self.write(*(event(f"s{n}", 1, {"v": 1}) for n in range(3000)))
+        self.write(*(event(f"s{n}", 1, {"v": 1}) for n in range(20000)))
         self.redis.kill()
-        self.redis.start("--key-load-delay", "2000", ready=self.loading)
+        self.redis.start("--key-load-delay", "1000", ready=self.loading)
         with self.running() as put:
             put(event("a", 1, {"v": 1}))
             self.told(put, f"waiting: {self.redis.url}: (LOADING|loading)")
@@ -432,7 +434,7 @@ class Servers(Case):
             self.addCleanup(client.close)
             client("CONFIG", "SET", "key-load-delay", "0")
         self.redis.start()
-        self.assertEqual(self.redis("DBSIZE"), 3001)
+        self.assertEqual(self.redis("DBSIZE"), 20001)
 
     def loading(self):
         with contextlib.suppress(OSError):
