@@ -781,7 +781,7 @@ class Conformance(unittest.TestCase):
                             self.assertEqual((message["tool"], message["level"]), (kind.name, "error"))
 
     def test_metrics_are_prometheus_text_in_the_end(self):
-        sample = re.compile(r'([a-z_]+)\{tool="([a-z0-9-]+)"\} (-?[0-9.e+-]+|NaN|[+-]Inf)')
+        sample = re.compile(r'([a-z_]+)\{tool="([a-z0-9-]+)",name="metrics"\} (-?[0-9.e+-]+|NaN|[+-]Inf)')
         for kind in self.kinds():
             with self.ready(kind) as box:
                 text = lines(event(1), "hello", event(3))
