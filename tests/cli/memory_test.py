@@ -4,12 +4,15 @@
   python3 memory_test.py --table    print NAME<tab>MiB for make bench
 """
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
 import unittest
 
-from harness import BIN
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from harness import BIN  # noqa: E402
+from redis_server import Redis  # noqa: E402
 
 LIMIT = 64  # MiB, of each process
 
@@ -39,6 +42,7 @@ COMMANDS = {
     "xml2json": "xml2json < long.ndjson > /dev/null",
     "xml2json --jobs 2": "xml2json --jobs 2 < long.ndjson > /dev/null",
     "sql-write": f"{WRITE.format('s')} < long.ndjson",
+    "redis-write": "redis-write $REDIS --key u:{subject} --newer-by recordedtime --field id=id --field text=data < long.ndjson",
     "s3-archive put": "s3-archive put archive < long.ndjson",
     "s3-archive get": "s3-archive get archive > /dev/null",
     "s3-archive verify": "s3-archive verify archive > /dev/null",
@@ -47,13 +51,13 @@ COMMANDS = {
 
 def peaks():
     """Yields each command's name, exit code, messages and the largest resident set of one of its processes in MiB."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Redis() as redis:
         # By processes of their own: the size of what is started here begins with our own.
         with open(f"{folder}/long.ndjson", "w", encoding="utf-8") as file:
             subprocess.run([sys.executable, "-c", RECORDS], stdout=file, check=True)
         with open(f"{folder}/abort.py", "w", encoding="utf-8") as file:
             file.write(ABORT)
-        env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+        env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "REDIS": redis.url}
         for name, command in COMMANDS.items():
             with tempfile.TemporaryFile() as said:
                 process = subprocess.Popen(["sh", "-c", command], cwd=folder, env=env, stderr=said)
