@@ -86,8 +86,8 @@ struct Progress::State {
     std::string const labels =
         fmt::format("tool=\"{}\",name=\"{}\"", label(tool_name()), label(name_of(options.metrics_file)));
     auto add = [&](char const* name, char const* type, char const* help, double value) {
-      text += fmt::format("# HELP inflight_{0} {1}\n# TYPE inflight_{0} {2}\ninflight_{0}{{{3}}} {4:.17g}\n", name, help,
-                          type, labels, value);
+      text += fmt::format("# HELP inflight_{0} {1}\n# TYPE inflight_{0} {2}\ninflight_{0}{{{3}}} {4:.17g}\n", name,
+                          help, type, labels, value);
     };
     add("records_total", "counter", "Records taken in.", static_cast<double>(c.records));
     add("bytes_total", "counter", "Bytes taken in.", static_cast<double>(c.bytes));
