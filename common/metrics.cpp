@@ -22,6 +22,31 @@ Counters& counters() {
   return instance;
 }
 
+namespace {
+
+// A label's value, as the text format has it.
+std::string label(std::string_view text) {
+  std::string out;
+  for (char const c : text) {
+    if (c == '\\' || c == '"') out += '\\';
+    if (c == '\n') {
+      out += "\\n";
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+// The file's name without folder and ending: collectors read many files, whose samples must differ.
+std::string name_of(std::string_view file) {
+  file.remove_prefix(file.rfind('/') + 1);
+  std::size_t const dot = file.rfind('.');
+  return std::string(file.substr(0, dot == 0 ? std::string_view::npos : dot));
+}
+
+}  // namespace
+
 struct Progress::State {
   CommonOptions options;
   bool line = false;
@@ -58,9 +83,11 @@ struct Progress::State {
   void write_file() {
     Counters& c = counters();
     std::string text;
+    std::string const labels =
+        fmt::format("tool=\"{}\",name=\"{}\"", label(tool_name()), label(name_of(options.metrics_file)));
     auto add = [&](char const* name, char const* type, char const* help, double value) {
-      text += fmt::format("# HELP inflight_{0} {1}\n# TYPE inflight_{0} {2}\ninflight_{0}{{tool=\"{3}\"}} {4:.17g}\n",
-                          name, help, type, tool_name(), value);
+      text += fmt::format("# HELP inflight_{0} {1}\n# TYPE inflight_{0} {2}\ninflight_{0}{{{3}}} {4:.17g}\n", name,
+                          help, type, labels, value);
     };
     add("records_total", "counter", "Records taken in.", static_cast<double>(c.records));
     add("bytes_total", "counter", "Bytes taken in.", static_cast<double>(c.bytes));

@@ -90,7 +90,7 @@ class Server:
             with open(self.dir / "stdout.txt", "wb") as out, open(self.dir / "stderr.txt", "wb") as err:
                 self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                                                 env=self._env, start_new_session=True,
-                                                preexec_fn=self._end_with_the_test)
+                                                preexec_fn=self.end_with_the_test)
             wait_for(self._is_ready, self._timeout, f"{self.command[0]} to be ready")
         except BaseException:
             self.__exit__()
@@ -138,7 +138,7 @@ class Server:
         return found
 
     @staticmethod
-    def _end_with_the_test():
+    def end_with_the_test():
         # A test that is itself killed (ctest's time limit) cannot clean up: the kernel does. Start servers from the
         # main thread: the kernel acts when the starting thread ends.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

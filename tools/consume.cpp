@@ -18,7 +18,7 @@ struct Options {
   std::string from = "earliest";
   std::uint64_t limit = 0;
   bool optional = false, registering = false, remove = false, list = false, skip_damage = false;
-  std::string check;
+  std::vector<std::string> check;
   DeliveryOptions delivery;
 };
 
@@ -48,22 +48,23 @@ Exit list(Io& io, Options const& options) {
   return status.ok() ? Exit::ok : failed(status);
 }
 
-// `lag=5m,dead=0,behind=1000`: silent, or one line and 1.
+// `lag=5m,dead=0,behind=1000,lost=0`: silent, or one line and 1.
 Exit check(Io& io, Cli& cli, Options const& options) {
   auto subscribers = list_subscribers(io.clock, options.exchange);
   if (!subscribers) return failed(subscribers.status());
   std::string faults;
   bool found = options.as.empty();
-  for (std::size_t begin = 0; begin <= options.check.size();) {
-    std::size_t const end = std::min(options.check.find(',', begin), options.check.size());
-    std::string const word = options.check.substr(begin, end - begin);
+  std::string const conditions = fmt::format("{}", fmt::join(options.check, ","));
+  for (std::size_t begin = 0; begin <= conditions.size();) {
+    std::size_t const end = std::min(conditions.find(',', begin), conditions.size());
+    std::string const word = conditions.substr(begin, end - begin);
     begin = end + 1;
     std::size_t const equals = std::min(word.find('='), word.size());
     std::string const name = word.substr(0, equals), value = word.substr(std::min(equals + 1, word.size()));
     auto const lag = parse_duration(name == "lag" ? value : "0s");
     auto const count = parse_size(name == "lag" ? "0" : value);
-    if (!lag || !count || (name != "lag" && name != "dead" && name != "behind")) {
-      return cli.wrong(fmt::format("--check '{}': lag=DURATION, dead=N, behind=N, joined by commas", word));
+    if (!lag || !count || (name != "lag" && name != "dead" && name != "behind" && name != "lost")) {
+      return cli.wrong(fmt::format("--check '{}': lag=DURATION, dead=N, behind=N, lost=N, joined by commas", word));
     }
     for (Subscriber const& s : *subscribers) {
       if (!options.as.empty() && s.name != options.as) continue;
@@ -72,6 +73,7 @@ Exit check(Io& io, Cli& cli, Options const& options) {
       if (name == "lag" && s.lag.value_or(Duration::zero()) > *lag) fault = fmt::format("lags by {}", age(s.lag));
       if (name == "dead" && s.dead > *count) fault = fmt::format("has {} dead letters", s.dead);
       if (name == "behind" && s.behind > *count) fault = fmt::format("is {} events behind", s.behind);
+      if (name == "lost" && s.lost > *count) fault = fmt::format("has lost {} events", s.lost);
       if (!fault.empty()) faults += fmt::format("{}{} {}", faults.empty() ? "" : "; ", s.name, fault);
     }
   }
@@ -158,7 +160,7 @@ Exit run(Cli& cli, Io& io) {
   cli.flag("--register", options.registering, "only make the subscriber");
   cli.flag("--remove", options.remove, "end the subscriber: its cursor and dead letters are deleted");
   cli.flag("--list", options.list, "show all subscribers");
-  cli.option("--check", options.check, "exit 1 with one line unless lag=DURATION, dead=N, behind=N hold");
+  cli.option("--check", options.check, "exit 1 with one line unless lag=DURATION, dead=N, behind=N, lost=N hold");
   cli.flag("--skip-damage", options.skip_damage, "pass over what is damaged in the journal, and record it as lost");
   options.delivery.add_to(cli);
   if (auto stop = cli.parse()) return *stop;
@@ -167,6 +169,9 @@ Exit run(Cli& cli, Io& io) {
   if (!options.as.empty()) {
     if (Status status = check_subscriber_name(options.as); !status.ok()) return cli.wrong(status.what());
   }
+  // A pipeline that nobody runs is no success.
+  bool const looks = options.list || !options.check.empty();
+  if (looks && !options.delivery.pipeline.empty()) return cli.wrong("--list and --check run no pipeline");
   if (options.list) return list(io, options);
   if (!options.check.empty()) return check(io, cli, options);
   if (options.as.empty()) return cli.wrong("--as NAME is required: the subscriber's name");

@@ -294,6 +294,8 @@ class RetentionTest(ExchangeTest):
         self.assertEqual([(h["first"], h["end"]) for h in holes], [(0, lost)])
         row = self.row("trial")
         self.assertEqual((int(row["LOST"]), int(row["BEHIND"])), (lost, 0))
+        self.assertIn(f"trial has lost {lost} events", self.consume("--check", "lost=0", expect=1).stderr)
+        self.consume("--check", f"lost={lost}")
         self.assertIn("optional", row["STATE"])
 
     def test_a_parked_subscriber_goes_on_through_a_pipeline(self):
@@ -407,9 +409,15 @@ class SubscriberTest(ExchangeTest):
         loud = self.consume("--check", "dead=0", expect=1)
         self.assertIn("dying has 20 dead letters", loud.stderr)
         self.assertEqual(self.consume("--check", "dead=20").stderr, "")
+        # An empty one too, as of a variable that is not set: it must not be taken for a consume that settles.
         for bad in ("lag", "lag=soon", "dead=-1", "colour=1", "", "lag=1s,"):
-            if bad:
-                self.consume("--check", bad, expect=2)
+            for name in [], ["--as", "behind"]:
+                self.consume("--check", bad, *name, expect=2)
+                self.consume(f"--check={bad}", *name, expect=2)
+        self.consume("--check", "dead=20", "--", "cat", expect=2)
+        self.consume("--list", "--", "cat", expect=2)
+        self.consume("--check", "behind=20", "--check", "dead=20", "--as", "behind")
+        self.assertIn("is 20 events", self.consume("--check", "behind=0", "--check", "dead=20", "--as", "behind", expect=1).stderr)
         self.consume("--check", "lag=1s", "--as", "nobody", expect=2)
 
     def test_without_a_pipeline_it_prints_and_goes_on_where_it_stopped(self):

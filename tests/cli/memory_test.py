@@ -13,6 +13,7 @@ TESTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path[:0] = [TESTS, os.path.join(TESTS, "servers")]
 from harness import BIN  # noqa: E402
 from influx_stub import InfluxStub  # noqa: E402
+from redis_server import Redis  # noqa: E402
 
 LIMIT = 64  # MiB, of each process
 # Two events wait in any case, and the next answer becomes an event.
@@ -67,6 +68,7 @@ COMMANDS = {
     "influx-write --compress gzip": "influx-write $INFLUX --timestamp recordedtime --field text=data --compress gzip < long.ndjson",
     "sql-write": f"{WRITE.format('s')} < long.ndjson",
     "sql-write, all rejected": f"yes x | head -n 1000000 | {WRITE.format('r')} 2> /dev/null; test $? = 1",
+    "redis-write": "redis-write $REDIS --key u:{subject} --newer-by recordedtime --field id=id --field text=data < long.ndjson",
     "s3-archive put": "s3-archive put archive < long.ndjson",
     "s3-archive get": "s3-archive get archive > /dev/null",
     "s3-archive verify": "s3-archive verify archive > /dev/null",
@@ -75,7 +77,7 @@ COMMANDS = {
 
 def peaks():
     """Yields each command's name, exit code, messages and the largest resident set of one of its processes in MiB."""
-    with tempfile.TemporaryDirectory() as folder, InfluxStub(2) as influx:
+    with tempfile.TemporaryDirectory() as folder, InfluxStub(2) as influx, Redis() as redis:
         influx.always = ("status", 204, {}, "")
         # By processes of their own: the size of what is started here begins with our own.
         with open(f"{folder}/long.ndjson", "w", encoding="utf-8") as file:
@@ -84,7 +86,7 @@ def peaks():
             file.write(ABORT)
         units = subprocess.Popen([sys.executable, "-c", UNITS], cwd=folder, stdout=subprocess.PIPE)
         units.stdout.readline()
-        env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "INFLUX": f"{influx.url}?bucket=b"}
+        env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "INFLUX": f"{influx.url}?bucket=b", "REDIS": redis.url}
         for name, command in COMMANDS.items():
             with tempfile.TemporaryFile() as said:
                 process = subprocess.Popen(["sh", "-c", command], cwd=folder, env=env, stderr=said)

@@ -12,6 +12,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, ROOT, Server, run, tool, wait_for  # noqa: E402
+from redis_server import Redis  # noqa: E402
 
 UNITS = sorted((ROOT / "scripts" / "systemd").glob("*.service"))
 CRONTAB = ROOT / "scripts" / "cron" / "fleet"
@@ -27,7 +28,11 @@ class Services(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="inflight-test-")
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
-        for name, text in {"bsu.opts": "time = /bsu/@time\ninfer\n", "readings.opts": "create\ntable = reading\nkey = subject,time\n"}.items():
+        self.redis = Redis(port=True)
+        self.redis.__enter__()
+        self.addCleanup(self.redis.__exit__)
+        for name, text in {"bsu.opts": "time = /bsu/@time\ninfer\n", "readings.opts": "create\ntable = reading\nkey = subject,time\n",
+                           "cache.opts": 'key = "bsu:{subject}"\n', "redis.password": "hunter2secret\n"}.items():
             (self.folder / name).write_text(text)
         events = "".join(json.dumps({"specversion": "1.0", "id": str(n), "source": "s", "type": "t", "subject": f"u{n}",
                                      "recordedtime": "2018-07-01T00:00:00Z", "datacontenttype": "application/xml",
@@ -37,7 +42,7 @@ class Services(unittest.TestCase):
     def command(self, unit):
         words = shlex.split(setting(unit, "ExecStart").replace("%%", "%").replace("$$", "$"))
         self.assertTrue(words[0].startswith("/usr/local/bin/"))
-        return [tool(pathlib.Path(words[0]).name), *words[1:]]
+        return [tool(pathlib.Path(words[0]).name), *(word.replace("redis://localhost", self.redis.tcp) for word in words[1:])]
 
     def serve(self, command):
         """As systemd starts it: with SIGPIPE ignored and a PATH that has the tools."""
@@ -57,7 +62,8 @@ class Services(unittest.TestCase):
                     size = sum(f.stat().st_size for f in self.folder.glob("fleet/*.ndjson"))
                     try:
                         if "--as" in process.args:
-                            wait_for(lambda: re.search(r"^data +([5-9]\d|49|\d{3,}) .*running$", self.listed(), re.M), what="the events")
+                            name = process.args[process.args.index("--as") + 1]
+                            wait_for(lambda: re.search(rf"^{name} +([5-9]\d|49|\d{{3,}}) .*running$", self.listed(), re.M), what="the events")
                         else:
                             wait_for(lambda: sum(f.stat().st_size for f in self.folder.glob("fleet/*.ndjson")) > size, what="events")
                     finally:
@@ -65,6 +71,7 @@ class Services(unittest.TestCase):
                         _, stderr = process.communicate(timeout=60)
                     self.assertEqual((str(process.returncode), stderr), (setting(unit, "SuccessExitStatus"), ""))
                     self.assertEqual(setting(unit, "KillMode"), "mixed")
+        self.assertEqual(len([key for key in self.redis("KEYS", "bsu:u*")]), 50)
 
     def test_what_only_the_operator_can_mend_does_not_start_again(self):
         for unit in UNITS:
@@ -86,13 +93,16 @@ class Services(unittest.TestCase):
 
     def test_the_lines_of_the_crontab_are_silent_when_all_is_well(self):
         lines = re.findall(r"^(?:\S+ ){5}cd /var/lib/fleet && (.*)$", CRONTAB.read_text(), re.M)
-        self.assertEqual(len(lines), 3)
+        self.assertEqual(len(lines), 4)
+        self.redis("CONFIG", "SET", "requirepass", "hunter2secret")
         self.assertNotIn("%", "".join(lines))  # cron reads it as the end of the line
-        check, backfill, verify = lines
+        check, backfill, verify, monitoring = [line.replace("redis://localhost", self.redis.tcp) for line in lines]
         environment = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(self.folder)}
-        for line in backfill, check, verify, backfill:
+        for line in backfill, check, verify, backfill, monitoring, monitoring, check:
             done = run(["/bin/sh", "-c", line], cwd=self.folder, env=environment)
             self.assertEqual((done.exit, done.stdout, done.stderr), (0, "", ""), line)
+        self.redis("AUTH", "hunter2secret")
+        self.assertEqual(len(self.redis("KEYS", "bsu:*")), 50)
         self.assertIn(" 50 ", run([tool("s3-archive"), "ls", "archive/"], cwd=self.folder).stdout.replace("\t", " ") + " ")
 
 

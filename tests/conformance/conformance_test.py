@@ -23,6 +23,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, Server, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
+from redis_server import Redis  # noqa: E402
 
 SECRET = "hunter2secret"
 TOKEN = "tok1"
@@ -177,6 +178,26 @@ class SqlWrite(Sink):
                                             [tool(self.name), f"mysql://user:{SECRET}@host/db", "--table", "t"]]
 
 
+class RedisWrite(Sink):
+    """Each folder is a key of its own in one server."""
+    server = None
+    options = (("newer-by", "recordedtime"), ("field", "id=id"), ("field", "subject=subject"))
+
+    def words(self, box):
+        return [self.server.url, "--key", f"{box}:{{id}}"]
+
+    def stored(self, box, stdout):
+        return in_order(key.rpartition(":")[2] for key in self.server("KEYS", f"{box}:*"))
+
+    def with_secrets(self, box):
+        pathlib.Path(f"{box}/password").write_text(f"{SECRET}\n")
+        return super().with_secrets(box) + [[tool(self.name), f"redis://user:{SECRET}@127.0.0.1:1", "--key", "k"],
+                                            [tool(self.name), f"rediss://user:{SECRET}@127.0.0.1:1", "--key", "k"],
+                                            [tool(self.name), f"unix:{box}/none", "--key", "k", "--give-up", "1ms",
+                                             "--password-file", f"{box}/password"],
+                                            [*self.command(box), "--password-file", f"{box}/password"]]
+
+
 class ArchivePut(Sink):
     options = (("max-age", "50ms"),)
 
@@ -292,6 +313,7 @@ TOOLS = {
     "dlq-replay": [DlqReplay("dlq-replay")],
     "influx-write": [InfluxWrite("influx-write")],
     "publish": [Publish("publish")],
+    "redis-write": [RedisWrite("redis-write")],
     "s3-archive": [ArchivePut("s3-archive"), ArchiveGet("s3-archive")],
     "sql-write": [SqlWrite("sql-write")],
     "xml2json": [Filter("xml2json"), Filter("xml2json", ("jobs", "2"))],
@@ -365,6 +387,10 @@ class Conformance(unittest.TestCase):
         InfluxWrite.influx = InfluxServer()
         InfluxWrite.influx.__enter__()
         cls.addClassCleanup(InfluxWrite.influx.__exit__)
+        redis = Redis()
+        redis.__enter__()
+        cls.addClassCleanup(redis.__exit__)
+        RedisWrite.server = redis
 
     @contextlib.contextmanager
     def box(self):
@@ -787,7 +813,7 @@ class Conformance(unittest.TestCase):
                             self.assertEqual((message["tool"], message["level"]), (kind.name, "error"))
 
     def test_metrics_are_prometheus_text_in_the_end(self):
-        sample = re.compile(r'([a-z_]+)\{tool="([a-z0-9-]+)"\} (-?[0-9.e+-]+|NaN|[+-]Inf)')
+        sample = re.compile(r'([a-z_]+)\{tool="([a-z0-9-]+)",name="metrics"\} (-?[0-9.e+-]+|NaN|[+-]Inf)')
         for kind in self.kinds():
             with self.ready(kind) as box:
                 text = lines(event(1), "hello", event(3))
