@@ -144,7 +144,9 @@ struct S3Client::State {
     return {};
   }
 
-  std::string name(std::string const& key) const { return fmt::format("s3://{}/{}", bucket, key); }
+  std::string name(std::string const& key) const {
+    return fmt::format("s3://{}{}{}", bucket, key.empty() ? "" : "/", key);
+  }
 
   HttpRequest signed_request(S3Request const& request) const {
     // Without a key the bucket is named without '/' at its end, as those servers want it that know both.
