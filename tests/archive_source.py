@@ -1,4 +1,5 @@
 """Events, and a source that runs s3-archive put as its pipeline: what is not settled is delivered again."""
+import contextlib
 import json
 import os
 import subprocess
@@ -59,7 +60,8 @@ class Source:
             if not process.stdin.closed:
                 process.stdin.close()
         except BrokenPipeError:
-            pass
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
         self.stderr = process.stderr.read().decode()
         process.stderr.close()
         status = process.wait(60)

@@ -15,12 +15,14 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, ROOT, Server, run, tool, wait_for  # noqa: E402
+from s3_server import Swift  # noqa: E402
 
 TOOLS = (BIN.parent / "tools.txt").read_text().split()
 # Servers and folders that are not of this machine, and what stands here for them.
 REPLACED = {"https://api/bsus/{id}/history?from={since}&to={until}": "{sim}/bsus/{id}/history?since={since}&until={until}",
             "/mnt/other/": "other/",
-            "s3-archive put archive/": "s3-archive put archive/ --max-age 200ms"}  # not to wait for a minute
+            "s3-archive put archive/": "s3-archive put archive/ --max-age 200ms",  # not to wait for a minute
+            "s3-archive put s3://bsu-archive/raw": "s3-archive put s3://bsu-archive/raw --max-age 200ms"}
 
 
 def commands(lines):
@@ -86,7 +88,9 @@ class Examples(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="inflight-test-")
         cls.addClassCleanup(folder.cleanup)
         cls.folder = pathlib.Path(folder.name)
-        cls.environment = dict(os.environ, PATH=f"{BIN}:{cls.folder}:{os.environ['PATH']}")
+        s3 = cls.enterClassContext(Swift())
+        s3.make_bucket("bsu-archive")
+        cls.environment = dict(s3.environment(), PATH=f"{BIN}:{cls.folder}:{os.environ['PATH']}")
         cls.world = cls.folder / "world"
         cls.world.mkdir()
         (cls.world / "other").mkdir()
