@@ -68,7 +68,8 @@ class Faults:
             source = Source(f"s3://faults/{prefix}", events, env=s3.environment(proxy.url))
 
             def options(give_up="120s"):
-                return ["--max-records", str(rng.choice([30, 100, 400, 40000])), "--max-age", rng.choice(["2ms", "20ms", "60s"]),
+                return ["--max-records", str(rng.choice([110, 130, 40000] if large else [30, 100, 400, 40000])),
+                        "--max-age", "60s" if large else rng.choice(["2ms", "20ms", "60s"]),
                         "--batch-records", str(rng.choice([1, 7, 100, 5000])), "--linger", rng.choice(["1ms", "10ms"]),
                         "--timeout", "1s", "--multipart", "5MiB", "--give-up", give_up]
 
