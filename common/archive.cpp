@@ -24,6 +24,7 @@ constexpr std::uint32_t kSkippable = 0x184D2A5D;
 constexpr std::string_view kTag = "IFLA";
 constexpr std::size_t kTail = 16;  // digest, length, tag
 constexpr std::size_t kChunk = 1 << 20;
+constexpr std::size_t kMaxSpare = 3 << 20;
 constexpr int kFormat = 1;
 
 using Digest = Handle<XXH3_state_t, XXH3_freeState>;
@@ -123,6 +124,7 @@ std::optional<std::int64_t> hour_of_key(std::string_view key) {
 
 struct FrameCompressor::State {
   Handle<ZSTD_CCtx, ZSTD_freeCCtx> context{ZSTD_createCCtx()};
+  std::string spare;
 };
 
 FrameCompressor::FrameCompressor(int level) : state_(std::make_unique<State>()) {
@@ -140,6 +142,14 @@ void FrameCompressor::append(std::string& to, std::string_view lines) {
       ZSTD_compress2(state_->context.get(), to.data() + used, to.size() - used, lines.data(), lines.size());
   if (ZSTD_isError(size)) throw std::runtime_error(fmt::format("zstd: {}", ZSTD_getErrorName(size)));
   to.resize(used + size);
+}
+
+std::string FrameCompressor::take_spare() { return std::exchange(state_->spare, {}); }
+
+void FrameCompressor::keep_spare(std::string&& lines) {
+  if (lines.capacity() > kMaxSpare) return;
+  lines.clear();
+  state_->spare = std::move(lines);
 }
 
 struct ObjectEncoder::State {
@@ -163,6 +173,7 @@ void ObjectEncoder::add(std::string_view line, Time time) {
   summary.last = summary.records == 0 ? time : std::max(summary.last, time);
   ++summary.records;
   summary.bytes += line.size() + 1;
+  if (state_->lines.empty()) state_->lines = state_->compressor->take_spare();
   state_->lines.reserve(state_->lines.size() + line.size() + 1);  // a long line is not to be copied for its newline
   state_->lines.append(line).push_back('\n');
 }
@@ -175,7 +186,8 @@ void ObjectEncoder::cut() {
   XXH3_128bits_update(s.content.get(), s.lines.data(), s.lines.size());
   XXH3_128bits_update(s.stored.get(), s.pending.data() + used, s.pending.size() - used);
   s.summary.stored_bytes += s.pending.size() - used;
-  std::string().swap(s.lines);  // many objects may be open: none keeps what it does not use
+  // Many objects may be open: none keeps what it does not use.
+  s.compressor->keep_spare(std::exchange(s.lines, {}));
 }
 
 ObjectSummary const& ObjectEncoder::finish(std::string source, std::string positions) {

@@ -46,6 +46,9 @@ class FrameCompressor {
   ~FrameCompressor();
   // Appends `lines` as one frame.
   void append(std::string& to, std::string_view lines);
+  // Empty, with the memory of the lines that were compressed last: one for whoever fills the next frame.
+  [[nodiscard]] std::string take_spare();
+  void keep_spare(std::string&& lines);
 
   struct State;
 

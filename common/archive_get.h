@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/fd_io.h"
 #include "common/object_store.h"
 #include "common/status.h"
 #include "common/time.h"

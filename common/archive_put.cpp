@@ -12,6 +12,7 @@
 
 #include "common/archive.h"
 #include "common/archive_ledger.h"
+#include "common/directory_store.h"
 
 namespace inflight {
 
@@ -97,6 +98,23 @@ struct Archiver::State {
   std::map<std::string, std::uint64_t> same_content;
   std::vector<Position> parsed;
 
+  // A ledger speaks of one store: by another's, what never was put into this one would count as stored.
+  Status check_identity() {
+    std::string const identity = store.identity(), path = join(spool, "archive");
+    std::string there;
+    if (exists(path)) {
+      auto text = read_file(path);
+      if (!text) return text.status();
+      there = text->substr(0, text->find('\n'));
+    } else if (identity.empty() || !exists(join(spool, "ledger"))) {
+      there = identity;
+    }
+    if (there != identity) {
+      return Status::usage(fmt::format("{}: is the spool of {}", spool, there.empty() ? "a directory" : there));
+    }
+    return identity.empty() || exists(path) ? Status{} : replace_file(disk, path, identity + "\n");
+  }
+
   Status recover() {
     std::map<std::string, std::string> completed;  // file -> key
     Status status = ledger.open([&](ArchiveLedger::Completed const& entry) {
@@ -136,7 +154,7 @@ struct Archiver::State {
   Result<bool> same_lines(std::string const& key, std::string const& path) {
     auto there = store.find(key);
     if (!there) return there.status();
-    auto local = open_object_store(disk, spool, false);
+    auto local = open_directory_store(disk, spool, false);
     if (!local) return local.status();
     std::string const name = path.substr(path.rfind('/') + 1);
     auto here = (*local)->find(name);
@@ -334,15 +352,18 @@ Archiver::Archiver(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Archiver::~Archiver() = default;
 
 Result<std::unique_ptr<Archiver>> Archiver::open(Disk& disk, Clock& clock, ObjectStore& store,
-                                                 std::string const& archive, std::string const& source,
-                                                 ArchivePutOptions const& options) {
-  std::string spool = options.spool;
+                                                 std::string const& source, ArchivePutOptions const& options) {
+  std::string spool = options.spool, spools;
+  if (spool.empty()) {
+    auto folder = store.spools();
+    if (!folder) return folder.status();
+    spools = std::move(*folder);
+  }
   Fd lock;
   for (unsigned n = 1; !lock; ++n) {
     // Without a source there is no subscriber: each of the runs that are at work takes a spool that nobody holds.
     bool const shared = options.spool.empty() && source.empty();
-    if (options.spool.empty())
-      spool = join(archive, ".spool/" + (shared ? fmt::format("pipe.{}", n) : encoded(source)));
+    if (options.spool.empty()) spool = join(spools, shared ? fmt::format("pipe.{}", n) : encoded(source));
     if (Status status = make_folders(disk, spool); !status.ok()) return status;
     std::string const path = join(spool, "lock");
     auto held = lock_file(path, Lock::exclusive, false);
@@ -356,6 +377,7 @@ Result<std::unique_ptr<Archiver>> Archiver::open(Disk& disk, Clock& clock, Objec
   }
   auto state = std::make_unique<State>(disk, clock, store, options, source, spool);
   state->lock = std::move(lock);
+  if (Status status = state->check_identity(); !status.ok()) return status;
   if (Status status = state->recover(); !status.ok()) return status;
   return std::unique_ptr<Archiver>(new Archiver(std::move(state)));
 }

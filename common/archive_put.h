@@ -19,7 +19,7 @@
 namespace inflight {
 
 struct ArchivePutOptions {
-  std::string spool;                   // empty: below `.spool` of the archive, by source
+  std::string spool;                   // empty: below the store's spools(), by source
   std::uint64_t max_records = 40'000;  // in one object; below a source, since it was opened, into it or into others
   std::uint64_t max_bytes = 64 << 20;  // of lines in one object
   Duration max_age = std::chrono::seconds(60);
@@ -28,11 +28,10 @@ struct ArchivePutOptions {
 
 class Archiver {
  public:
-  // `archive` is what `store` was opened by; `source` is empty where positions mean nothing beyond this run.
+  // `source` is empty where positions mean nothing beyond this run.
   // Locks the spool (Code::temporary, naming the holder), removes what is half-written in it, and puts what was
-  // completed.
-  static Result<std::unique_ptr<Archiver>> open(Disk& disk, Clock& clock, ObjectStore& store,
-                                                std::string const& archive, std::string const& source,
+  // completed. Code::usage: the spool is of another store.
+  static Result<std::unique_ptr<Archiver>> open(Disk& disk, Clock& clock, ObjectStore& store, std::string const& source,
                                                 ArchivePutOptions const& options);
   ~Archiver();
 

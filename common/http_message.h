@@ -20,11 +20,20 @@ struct HttpOptions {
   std::uint64_t max_per_host = 0;              // connections to one host and port; 0: no limit of its own
   Duration timeout = std::chrono::seconds(5);  // from start() to the last byte
   Duration connect_timeout = std::chrono::seconds(3);
+  Duration stall{};                     // without a byte either way for so long it ends; 0: no such limit
   std::uint64_t max_body = kMaxRecord;  // of a response, decoded
+  bool decode = true;                   // bodies; otherwise they are as the server keeps them
+  std::string ca_bundle;                // instead of those that the environment names
   std::vector<std::string> header_files;
 
   // --max-in-flight --max-per-host --timeout --connect-timeout --header-file, and --max-record
   void add_to(Cli& cli);
+};
+
+// A part of an open file, which is read while it is sent.
+struct HttpFile {
+  int fd = -1;
+  std::uint64_t offset = 0, size = 0;
 };
 
 struct HttpRequest {
@@ -32,6 +41,7 @@ struct HttpRequest {
   std::string url;
   std::vector<std::string> headers;  // `Name: value`, beside those of the header files
   std::string body;                  // sent with any method but GET and HEAD
+  HttpFile file{};                   // sent instead of it, where there is one
 };
 
 // Why there is no usable answer. `status`: there is one, but neither 2xx nor 304.

@@ -1,6 +1,7 @@
 #include "common/http_transfer.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -92,6 +93,23 @@ std::size_t HttpTransfer::on_body(char* bytes, std::size_t, std::size_t size, vo
   return size;
 }
 
+std::size_t HttpTransfer::on_send(char* to, std::size_t, std::size_t size, void* of) {
+  auto& transfer = *static_cast<HttpTransfer*>(of);
+  HttpFile const& file = transfer.file_;
+  std::size_t const want = std::min<std::uint64_t>(size, file.size - transfer.file_sent_);
+  ssize_t const got = ::pread(file.fd, to, want, static_cast<off_t>(file.offset + transfer.file_sent_));
+  if (got < 0 || (got == 0 && want > 0)) return CURL_READFUNC_ABORT;
+  transfer.file_sent_ += static_cast<std::uint64_t>(got);
+  return static_cast<std::size_t>(got);
+}
+
+// libcurl sends again on a new connection what an idle one that was closed has not taken.
+int HttpTransfer::on_seek(void* of, curl_off_t offset, int origin) {
+  if (origin != SEEK_SET) return CURL_SEEKFUNC_CANTSEEK;
+  static_cast<HttpTransfer*>(of)->file_sent_ = static_cast<std::uint64_t>(offset);
+  return CURL_SEEKFUNC_OK;
+}
+
 HttpTransfer::HttpTransfer(std::size_t number, HttpOptions const& all, HttpIntake& shared)
     : id(number), options(all), intake(shared), easy(curl_easy_init()) {
   if (!easy) throw std::bad_alloc();
@@ -110,13 +128,19 @@ HttpTransfer::HttpTransfer(std::size_t number, HttpOptions const& all, HttpIntak
   set(handle, CURLOPT_QUICK_EXIT, 1L);
   set(handle, CURLOPT_PROTOCOLS_STR, "http,https");
   set(handle, CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
-  set(handle, CURLOPT_ACCEPT_ENCODING, "gzip, zstd");
+  if (options.decode) set(handle, CURLOPT_ACCEPT_ENCODING, "gzip, zstd");
   set(handle, CURLOPT_BUFFERSIZE, kReceiveBuffer);
   set(handle, CURLOPT_TCP_KEEPALIVE, 1L);
   set(handle, CURLOPT_USERAGENT, tool_name().c_str());
   set(handle, CURLOPT_TIMEOUT_MS, ms(options.timeout));
   set(handle, CURLOPT_CONNECTTIMEOUT_MS, ms(std::min(options.connect_timeout, options.timeout)));
-  if (char const* file = environment("CURL_CA_BUNDLE")) {
+  if (options.stall > Duration::zero()) {
+    set(handle, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    set(handle, CURLOPT_LOW_SPEED_TIME, std::max(1L, ms(options.stall) / 1000));
+  }
+  if (!options.ca_bundle.empty()) {
+    set(handle, CURLOPT_CAINFO, options.ca_bundle.c_str());
+  } else if (char const* file = environment("CURL_CA_BUNDLE")) {
     set(handle, CURLOPT_CAINFO, file);
   } else {
     if (char const* folder = environment("SSL_CERT_DIR")) set(handle, CURLOPT_CAPATH, folder);
@@ -136,15 +160,27 @@ void HttpTransfer::prepare(HttpRequest request, std::vector<std::string> const& 
   bool const get = request.method == "GET";
   bool const head = request.method == "HEAD";
   set(handle, CURLOPT_CUSTOMREQUEST, static_cast<char const*>(nullptr));
+  set(handle, CURLOPT_UPLOAD, 0L);
   if (get || head) {
     set(handle, CURLOPT_NOBODY, head ? 1L : 0L);
     if (get) set(handle, CURLOPT_HTTPGET, 1L);
   } else {
-    sent_ = std::move(request.body);
     set(handle, CURLOPT_NOBODY, 0L);
-    set(handle, CURLOPT_POST, 1L);
-    set(handle, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(sent_.size()));
-    set(handle, CURLOPT_POSTFIELDS, sent_.c_str());
+    if (request.file.fd >= 0) {
+      file_ = request.file;
+      file_sent_ = 0;
+      set(handle, CURLOPT_UPLOAD, 1L);
+      set(handle, CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(file_.size));
+      set(handle, CURLOPT_READDATA, static_cast<void*>(this));
+      set(handle, CURLOPT_READFUNCTION, &on_send);
+      set(handle, CURLOPT_SEEKDATA, static_cast<void*>(this));
+      set(handle, CURLOPT_SEEKFUNCTION, &on_seek);
+    } else {
+      sent_ = std::move(request.body);
+      set(handle, CURLOPT_POST, 1L);
+      set(handle, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(sent_.size()));
+      set(handle, CURLOPT_POSTFIELDS, sent_.c_str());
+    }
     set(handle, CURLOPT_CUSTOMREQUEST, request.method.c_str());
   }
   curl_slist* list = nullptr;
@@ -200,6 +236,8 @@ std::string HttpTransfer::why(CURLcode code) const {
     Duration const limit = std::min(options.connect_timeout, options.timeout);
     if (resolved == 0) return fmt::format("no address within {}", format_duration(limit));
     if (connected == 0) return fmt::format("no connection within {}", format_duration(limit));
+    if (options.stall > Duration::zero() && response.elapsed < options.timeout)
+      return fmt::format("nothing more came or went for {}", format_duration(options.stall));
     return fmt::format("no {} within {}", response.body.empty() ? "answer" : "end of the answer",
                        format_duration(options.timeout));
   }

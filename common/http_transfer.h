@@ -51,10 +51,14 @@ struct HttpTransfer {
  private:
   [[nodiscard]] std::string why(CURLcode code) const;
   static std::size_t on_body(char* bytes, std::size_t, std::size_t size, void* to);
+  static std::size_t on_send(char* to, std::size_t, std::size_t size, void* of);
+  static int on_seek(void* of, curl_off_t offset, int origin);
 
   Handle<curl_slist, curl_slist_free_all> headers_{};
   std::array<char, CURL_ERROR_SIZE> error_{};
   std::string url_, sent_;
+  HttpFile file_;
+  std::uint64_t file_sent_ = 0;
 };
 
 // Seconds or an HTTP date (RFC 9110, 10.2.3), never negative. nullopt: neither.

@@ -1,4 +1,4 @@
-// Objects: whole, immutable, found by key. A directory now; S3 follows behind the same interface.
+// Objects: whole, immutable, found by key, in a directory (directory_store.h) or a bucket (s3_store.h).
 //
 // A key is relative, its parts separated by '/'. Keys with a part that begins with a dot are not objects: stores may
 // keep there what is being written.
@@ -6,12 +6,10 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 
-#include "common/fd_io.h"
 #include "common/status.h"
 
 namespace inflight {
@@ -41,10 +39,11 @@ class ObjectStore {
 
   // As messages name it.
   [[nodiscard]] virtual std::string name(std::string const& key) const = 0;
-};
 
-// By what its name says: a directory's path. Code::usage where the name is of a kind that is not known, and where the
-// directory is missing, unless it is to be made.
-[[nodiscard]] Result<std::unique_ptr<ObjectStore>> open_object_store(Disk& disk, std::string const& name, bool make);
+  // A local folder for what is on its way here and to no other store. Code::usage: none can be known.
+  [[nodiscard]] virtual Result<std::string> spools() const = 0;
+  // Which store this is, wherever it is called from; empty where a name says no more than a path.
+  [[nodiscard]] virtual std::string identity() const = 0;
+};
 
 }  // namespace inflight

@@ -12,6 +12,8 @@ namespace inflight {
 [[nodiscard]] bool is_http_url(std::string_view url);
 // RFC 3986: all but letters, digits and -._~ as %XX.
 [[nodiscard]] std::string percent_encode(std::string_view text);
+// What a form or a query says: %XX, and '+' for a blank.
+[[nodiscard]] std::string form_decode(std::string_view text);
 // `{name}` replaced by a value, percent-encoded, wherever it stands.
 [[nodiscard]] std::string expand(std::string url, std::string_view name, std::string_view value);
 

@@ -9,6 +9,7 @@
 #include "common/archive_put.h"
 #include "common/messages.h"
 #include "common/metrics.h"
+#include "common/open_store.h"
 #include "common/sink_loop.h"
 #include "common/source.h"
 #include "common/stop.h"
@@ -24,6 +25,7 @@ using inflight::Status;
 struct Options {
   std::string command;
   std::string archive;
+  inflight::StoreOptions store;
   inflight::ArchivePutOptions put;
   inflight::SinkOptions sink;
   inflight::ArchiveQuery query;
@@ -33,13 +35,21 @@ struct Options {
 
 class ArchiveSink final : public inflight::Sink {
  public:
-  explicit ArchiveSink(inflight::Archiver& archiver) : archiver_(archiver) {}
+  ArchiveSink(Io& io, Options const& options) : io_(io), options_(options) {}
 
-  Status connect() override { return {}; }
+  Status connect() override {
+    auto store = inflight::open_object_store(io_.disk, io_.clock, options_.archive, options_.store);
+    if (!store) return store.status();
+    store_ = std::move(*store);
+    auto archiver = inflight::Archiver::open(io_.disk, io_.clock, *store_, io_.receipts.source(), options_.put);
+    if (!archiver) return archiver.status();
+    archiver_ = std::move(*archiver);
+    return {};
+  }
 
   Status deliver(std::span<inflight::SinkRecord const> batch, inflight::Outcomes& outcomes) override {
     for (std::size_t i = 0; i < batch.size(); ++i) {
-      auto taken = archiver_.add(batch[i].record, batch[i].delivery);
+      auto taken = archiver_->add(batch[i].record, batch[i].delivery);
       if (!taken) return taken.status();
       if (*taken == inflight::Archiver::Taken::held) {
         outcomes.held(i);
@@ -50,7 +60,7 @@ class ArchiveSink final : public inflight::Sink {
     return {};
   }
 
-  Status settle_held(bool final, inflight::PositionList& stored) override { return archiver_.settle(final, stored); }
+  Status settle_held(bool final, inflight::PositionList& stored) override { return archiver_->settle(final, stored); }
 
   Status show(inflight::SinkRecord const& record, std::string& out) override {
     auto const time = inflight::archive_time(record.record);
@@ -60,7 +70,10 @@ class ArchiveSink final : public inflight::Sink {
   }
 
  private:
-  inflight::Archiver& archiver_;
+  Io& io_;
+  Options const& options_;
+  std::unique_ptr<ObjectStore> store_;
+  std::unique_ptr<inflight::Archiver> archiver_;
 };
 
 Exit failed(Status const& status) {
@@ -78,13 +91,9 @@ Exit checked(inflight::Result<std::uint64_t> const& damaged) {
   return damaged && *damaged > 0 ? Exit::rejected : Exit::ok;
 }
 
-Exit put(Io& io, Options const& options) {
-  auto store = inflight::open_object_store(io.disk, options.archive, true);
-  if (!store) return failed(store.status());
-  auto archiver =
-      inflight::Archiver::open(io.disk, io.clock, **store, options.archive, io.receipts.source(), options.put);
-  if (!archiver) return failed(archiver.status());
-  ArchiveSink sink(**archiver);
+Exit put(Io& io, Options& options) {
+  options.store.puts = true;
+  ArchiveSink sink(io, options);
   return inflight::run_sink(io, sink, options.sink);
 }
 
@@ -114,7 +123,7 @@ Exit list(Io& io, ObjectStore& store, Options const& options) {
 
 // For get, ls and verify.
 Exit read(Io& io, Options& options) {
-  auto opened = inflight::open_object_store(io.disk, options.archive, false);
+  auto opened = inflight::open_object_store(io.disk, io.clock, options.archive, options.store);
   if (!opened) return failed(opened.status());
   ObjectStore& store = **opened;
   if (options.command == "ls") return list(io, store, options);
@@ -125,10 +134,11 @@ Exit read(Io& io, Options& options) {
 // An option of another command is a slip of the hand.
 std::string misplaced(Options const& options) {
   inflight::ArchivePutOptions const fallback;
+  inflight::S3Options const s3;
   auto const& put = options.put;
   bool const puts = !put.spool.empty() || put.max_records != fallback.max_records ||
                     put.max_bytes != fallback.max_bytes || put.max_age != fallback.max_age ||
-                    put.level != fallback.level || options.sink.dry_run;
+                    put.level != fallback.level || options.sink.dry_run || options.store.s3.multipart != s3.multipart;
   bool const range = options.query.from || options.query.to;
   std::string const& command = options.command;
   if (command != "put" && puts) return "takes no option of put";
@@ -142,14 +152,18 @@ std::string misplaced(Options const& options) {
 Exit run(inflight::Cli& cli, Io& io) {
   Options options;
   cli.purpose("keep events in immutable compressed objects by hour, and read them back: put, get, ls, verify",
-              {"consume fleet/ --as backfill -- s3-archive put archive/",
+              {"consume fleet/ --as backfill -- s3-archive put s3://bsu-archive/raw",
                "s3-archive get archive/ --from 2018-07-01 --to 2018-08-01 --state july.state -- 'xml2json | sql-write "
                "sqlite:july.db'",
                "s3-archive get archive/ --from yesterday --subject bsu-00017 | jq .data",
                "s3-archive verify archive/ --from yesterday"});
   cli.positional("command", options.command, "put, get, ls or verify");
-  cli.positional("archive", options.archive, "the archive: path of a directory");
-  cli.option("--spool", options.put.spool, "put: folder for what is under way (default: in the archive, by source)");
+  cli.positional("archive", options.archive, "the archive: s3://BUCKET/PREFIX, or path of a directory");
+  cli.choice("--addressing", options.store.s3.addressing, {"auto", "path", "virtual"},
+             "S3: where the bucket's name stands in a URL");
+  cli.option("--timeout", options.store.s3.timeout, "S3: try a request again that moves no byte for so long");
+  cli.option("--spool", options.put.spool,
+             "put: folder for what is under way (default: in the archive, or of S3 where state is kept)");
   cli.option("--max-records", options.put.max_records,
              "put: close an object of so many records; below a source, that came since it was opened");
   cli.size("--max-bytes", options.put.max_bytes, "put: close an object that holds so many bytes of records");
@@ -158,6 +172,7 @@ Exit run(inflight::Cli& cli, Io& io) {
   cli.option("--from", options.query.from, "get, ls, verify: records from this recordedtime on");
   cli.option("--to", options.query.to, "get, ls, verify: records before this recordedtime");
   cli.option("--subject", options.query.subjects, "get: only records of this subject; may be repeated");
+  cli.size("--multipart", options.store.s3.multipart, "put, S3: send what is larger in parts");
   options.source.add_to(cli, true);
   cli.flag("--json", options.json, "ls: one JSON object a line");
   options.sink.add_to(cli, false, false);
@@ -174,6 +189,8 @@ Exit run(inflight::Cli& cli, Io& io) {
   if (options.put.level < 1 || options.put.level > 19) return cli.wrong("--level: 1 to 19");
   if (options.put.max_records == 0) return cli.wrong("--max-records: at least 1");
   if (options.put.max_bytes == 0 || options.put.max_bytes > (1 << 30)) return cli.wrong("--max-bytes: 1 to 1GiB");
+  if (options.store.s3.multipart < (5 << 20)) return cli.wrong("--multipart: at least 5MiB");
+  if (options.store.s3.timeout < std::chrono::seconds(1)) return cli.wrong("--timeout: at least 1s");
   inflight::Progress const progress(cli.common());
   return command == "put" ? put(io, options) : read(io, options);
 }

@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, ROOT, Server, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
 from redis_server import Redis  # noqa: E402
+from s3_server import Swift  # noqa: E402
 
 TOOLS = (BIN.parent / "tools.txt").read_text().split()
 # Servers and folders that are not of this machine, and what stands here for them.
@@ -25,7 +26,8 @@ REPLACED = {"https://api/bsus/{id}/history?from={since}&to={until}": "{sim}/bsus
             "http://influx:8086": "{influx}",
             "redis://cache": "{redis}", "redis-cli -h cache": "redis-cli -s {redis_path}",
             "/var/lib/prometheus/node-exporter/": "./",
-            "s3-archive put archive/": "s3-archive put archive/ --max-age 200ms"}  # not to wait for a minute
+            "s3-archive put archive/": "s3-archive put archive/ --max-age 200ms",  # not to wait for a minute
+            "s3-archive put s3://bsu-archive/raw": "s3-archive put s3://bsu-archive/raw --max-age 200ms"}
 
 
 def commands(lines):
@@ -98,7 +100,9 @@ class Examples(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="inflight-test-")
         cls.addClassCleanup(folder.cleanup)
         cls.folder = pathlib.Path(folder.name)
-        cls.environment = dict(os.environ, PATH=f"{BIN}:{cls.folder}:{os.environ['PATH']}")
+        s3 = cls.enterClassContext(Swift())
+        s3.make_bucket("bsu-archive")
+        cls.environment = dict(s3.environment(), PATH=f"{BIN}:{cls.folder}:{os.environ['PATH']}")
         cls.world = cls.folder / "world"
         cls.world.mkdir()
         (cls.world / "other").mkdir()

@@ -4,6 +4,7 @@
 
 #include "common/archive_get.h"
 #include "common/archive_put.h"
+#include "common/directory_store.h"
 #include "tests/journal_support.h"
 
 using namespace inflight;
@@ -60,9 +61,9 @@ void settle(PositionList& stored, std::set<std::string>& settled) {
 Status deliver(Disk& disk, Clock& clock, std::string const& archive, std::vector<Event> const& events,
                std::set<std::string>& settled, std::size_t batch, ArchivePutOptions const& options,
                std::string const& source = "journal/sub") {
-  auto store = open_object_store(disk, archive, true);
+  auto store = open_directory_store(disk, archive, true);
   if (!store) return store.status();
-  auto archiver = Archiver::open(disk, clock, **store, archive, source, options);
+  auto archiver = Archiver::open(disk, clock, **store, source, options);
   if (!archiver) return archiver.status();
   PositionList stored;
   std::size_t count = 0;
@@ -85,7 +86,7 @@ Status deliver(Disk& disk, Clock& clock, std::string const& archive, std::vector
 
 std::multiset<std::string> archived(std::string const& archive) {
   std::multiset<std::string> lines;
-  auto store = open_object_store(real_disk(), archive, false);
+  auto store = open_directory_store(real_disk(), archive, false);
   if (!store) return lines;
   REQUIRE(visit_objects(**store, {}, [&](ObjectStore::Object const& object) -> Status {
     auto summary = read_summary(**store, object);
@@ -108,7 +109,7 @@ std::multiset<std::string> lines_of(std::vector<Event> const& events) {
 }
 
 std::vector<std::string> got(std::string const& archive, ArchiveQuery const& query = {}) {
-  auto store = open_object_store(real_disk(), archive, false);
+  auto store = open_directory_store(real_disk(), archive, false);
   REQUIRE(store);
   std::vector<std::string> lines;
   Status const status = archive_get(**store, query, [&](std::string_view line) {
@@ -195,10 +196,10 @@ TEST_CASE("archive: a full disk at any write only delays") {
     TempFolder temp;
     HandClock clock;
     FaultyDisk disk(FaultyDisk::Fault::full_once, at, at);
-    auto store = open_object_store(real_disk(), temp / "a", true);
+    auto store = open_directory_store(real_disk(), temp / "a", true);
     REQUIRE(store);
     ArchivePutOptions const options = small_objects(20);
-    auto archiver = Archiver::open(disk, clock, **store, temp / "a", "journal/sub", options);
+    auto archiver = Archiver::open(disk, clock, **store, "journal/sub", options);
     if (!archiver) {
       CHECK(archiver.status().code() == Code::temporary);
       continue;
@@ -321,9 +322,9 @@ TEST_CASE("archive: the ledger forgets what lies too far back, and keeps the num
   std::set<std::string> numbers;
   std::uint64_t largest = 0;
   for (std::uint64_t i = 0; i < count; ++i) {
-    auto store = open_object_store(disk, temp / "a", true);
+    auto store = open_directory_store(disk, temp / "a", true);
     REQUIRE(store);
-    auto archiver = Archiver::open(disk, clock, **store, temp / "a", "s", options);
+    auto archiver = Archiver::open(disk, clock, **store, "s", options);
     REQUIRE_MESSAGE(archiver.ok(), archiver.status().what());
     for (std::uint64_t k = 0; k < 1000; ++k) {
       Parsed const parsed(event_line(i * 1000 + k, i));
@@ -341,8 +342,8 @@ TEST_CASE("archive: the ledger forgets what lies too far back, and keeps the num
   CHECK(numbers.size() == count);
   CHECK(largest < 14 * 16'200);  // six entries are within reach; at most as many again wait to be left out
   // The newest ones are still known.
-  auto store = open_object_store(disk, temp / "a", true);
-  auto archiver = Archiver::open(disk, clock, **store, temp / "a", "s", options);
+  auto store = open_directory_store(disk, temp / "a", true);
+  auto archiver = Archiver::open(disk, clock, **store, "s", options);
   REQUIRE(archiver);
   for (std::uint64_t i = count - 5; i < count; ++i) {
     Parsed const parsed(event_line(i * 1000 + 17, i));
@@ -392,7 +393,7 @@ TEST_CASE("archive: a flip of any byte of an object, and a cut at any length, is
   std::string const key = "date=2018-07-01/hour=10/journal%2Fsub-1-2.ndjson.zst";
   std::string const whole = slurp(temp / ("a/" + key));
   REQUIRE_FALSE(whole.empty());
-  auto store = open_object_store(disk, temp / "a", false);
+  auto store = open_directory_store(disk, temp / "a", false);
   REQUIRE(store);
   auto check = [&](std::string const& bytes) {
     spit(temp / ("a/" + key), bytes);
@@ -488,29 +489,29 @@ TEST_CASE("archive: a spool has one holder, who is named") {
   TempFolder temp;
   QuickDisk disk;
   HandClock clock;
-  auto store = open_object_store(disk, temp / "a", true);
+  auto store = open_directory_store(disk, temp / "a", true);
   ArchivePutOptions const options;
-  auto first = Archiver::open(disk, clock, **store, temp / "a", "s", options);
+  auto first = Archiver::open(disk, clock, **store, "s", options);
   REQUIRE(first);
-  auto const second = Archiver::open(disk, clock, **store, temp / "a", "s", options);
+  auto const second = Archiver::open(disk, clock, **store, "s", options);
   CHECK(second.status().code() == Code::temporary);
   CHECK(second.status().what().find(fmt::format("({})", ::getpid())) != std::string::npos);
-  CHECK(Archiver::open(disk, clock, **store, temp / "a", "other", options).ok());
+  CHECK(Archiver::open(disk, clock, **store, "other", options).ok());
   // A plain pipe has no subscriber, so each takes a spool of its own.
-  auto const third = Archiver::open(disk, clock, **store, temp / "a", "", options);
+  auto const third = Archiver::open(disk, clock, **store, "", options);
   CHECK(third.ok());
-  CHECK(Archiver::open(disk, clock, **store, temp / "a", "", options).ok());
+  CHECK(Archiver::open(disk, clock, **store, "", options).ok());
 }
 
 TEST_CASE("archive: objects close by count, bytes and age") {
   TempFolder temp;
   QuickDisk disk;
   HandClock clock;
-  auto store = open_object_store(disk, temp / "a", true);
+  auto store = open_directory_store(disk, temp / "a", true);
   ArchivePutOptions options;
   options.max_records = 10;
   options.max_bytes = 3000;
-  auto archiver = Archiver::open(disk, clock, **store, temp / "a", "s", options);
+  auto archiver = Archiver::open(disk, clock, **store, "s", options);
   REQUIRE(archiver);
   PositionList stored;
   std::set<std::string> settled;
@@ -542,10 +543,10 @@ TEST_CASE(
   TempFolder temp;
   QuickDisk disk;
   HandClock clock;
-  auto store = open_object_store(disk, temp / "a", true);
+  auto store = open_directory_store(disk, temp / "a", true);
   ArchivePutOptions options;
   options.max_records = 10;
-  auto archiver = Archiver::open(disk, clock, **store, temp / "a", "", options);
+  auto archiver = Archiver::open(disk, clock, **store, "", options);
   REQUIRE(archiver);
   PositionList stored;
   for (std::int64_t hour = 0; hour < 257; ++hour) {

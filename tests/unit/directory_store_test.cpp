@@ -1,5 +1,6 @@
-#include "common/object_store.h"
+#include "common/directory_store.h"
 
+#include "common/open_store.h"
 #include "tests/journal_support.h"
 
 using namespace inflight;
@@ -8,7 +9,7 @@ using namespace inflight::test;
 namespace {
 
 std::unique_ptr<ObjectStore> open_store(Disk& disk, std::string const& folder) {
-  auto store = open_object_store(disk, folder, true);
+  auto store = open_directory_store(disk, folder, true);
   REQUIRE_MESSAGE(store.ok(), store.status().what());
   return std::move(*store);
 }
@@ -65,7 +66,7 @@ TEST_CASE("object store: after a failure at any of its steps put can be repeated
   for (std::uint64_t at = 1;; ++at) {
     TempFolder temp;
     FaultyDisk faulty(FaultyDisk::Fault::sync_once, at, at);
-    auto opened = open_object_store(faulty, temp / "a", true);
+    auto opened = open_directory_store(faulty, temp / "a", true);
     auto store = opened ? std::move(*opened) : nullptr;
     spit(temp / "one", "content");
     if (store) {
@@ -134,9 +135,8 @@ TEST_CASE("object store: what is no directory is the operator's mistake") {
   TempFolder temp;
   QuickDisk disk;
   spit(temp / "file", "");
-  for (std::string const& name :
-       {std::string("s3://bucket/x"), std::string("ftp://x"), std::string(), temp / "missing", temp / "file"}) {
-    auto const store = open_object_store(disk, name, false);
+  for (std::string const& name : {std::string("ftp://x"), std::string(), temp / "missing", temp / "file"}) {
+    auto const store = open_object_store(disk, system_clock(), name, {});
     CHECK_MESSAGE(store.status().code() == Code::usage, name);
   }
 }

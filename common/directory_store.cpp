@@ -1,4 +1,4 @@
-#include "common/object_store.h"
+#include "common/directory_store.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -73,6 +73,8 @@ class DirectoryStore final : public ObjectStore {
   }
 
   std::string name(std::string const& key) const override { return join(root_, key); }
+  Result<std::string> spools() const override { return join(root_, ".spool"); }
+  std::string identity() const override { return ""; }
 
  private:
   Status durable_folder(std::string const& folder) {
@@ -169,20 +171,14 @@ class DirectoryStore final : public ObjectStore {
 
 }  // namespace
 
-Result<std::unique_ptr<ObjectStore>> open_object_store(Disk& disk, std::string const& name, bool make) {
-  if (name.starts_with("s3://")) {
-    return Status::usage(fmt::format("{}: this version archives to a directory only; s3:// is to come", name));
-  }
-  if (name.empty() || name.find("://") != std::string::npos) {
-    return Status::usage(fmt::format("'{}': not an archive: the path of a directory", name));
-  }
+Result<std::unique_ptr<ObjectStore>> open_directory_store(Disk& disk, std::string const& path, bool make) {
   if (make) {
-    if (Status status = make_folders(disk, name); !status.ok()) return status;
+    if (Status status = make_folders(disk, path); !status.ok()) return status;
   }
   struct stat info {};
-  if (::stat(name.c_str(), &info) != 0) return Status::from_errno(name, errno);
-  if (!S_ISDIR(info.st_mode)) return Status::from_errno(name, ENOTDIR);
-  std::string root = name;
+  if (::stat(path.c_str(), &info) != 0) return Status::from_errno(path, errno);
+  if (!S_ISDIR(info.st_mode)) return Status::from_errno(path, ENOTDIR);
+  std::string root = path;
   while (root.size() > 1 && root.back() == '/') root.pop_back();
   return std::unique_ptr<ObjectStore>(std::make_unique<DirectoryStore>(disk, std::move(root)));
 }

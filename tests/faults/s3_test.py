@@ -1,0 +1,113 @@
+"""s3-archive put into real S3 servers while put and server are killed and answers are lost, late or errors: each event ends in
+exactly one object, every object is whole, and no upload is left half done.
+
+FAULT_ROUNDS says how many seeded rounds, on each server."""
+import base64
+import collections
+import os
+import pathlib
+import random
+import signal
+import sys
+import threading
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from archive_source import Source, event  # noqa: E402
+from harness import run, tool  # noqa: E402
+from s3_server import ALL, Proxy  # noqa: E402
+
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "4"))
+S3 = tool("s3-archive")
+
+
+def lines(client, bucket, prefix):
+    """Every line of every object that is visible, counted; each object must be whole. And the names."""
+    found, keys = collections.Counter(), client.keys(bucket, prefix)
+    for key in keys:
+        done = run(["zstd", "-dcq"], stdin=client.get(bucket, key))
+        assert done.exit == 0, f"{key}: {done.stderr}"
+        found.update(done.stdout.splitlines())
+    return found, keys
+
+
+def events_of(rng):
+    base = rng.randrange(10**6)
+    # Some rounds have objects that go in several parts: what does not compress, so that 5 MiB are soon there.
+    large = rng.random() < 0.3
+    pad = (lambda: base64.b64encode(rng.randbytes(60_000)).decode()) if large else (lambda: "x" * rng.randrange(300))
+    count = rng.randrange(150, 260) if large else rng.randrange(100, 1500)
+    return {base + n: event(n, 3500 + n // 10 if rng.random() < 0.95 else rng.randrange(7200), pad=pad()) for n in range(count)}, large
+
+
+class Faults:
+    server = None
+
+    def test_every_event_is_in_exactly_one_object_whatever_is_killed(self):
+        if self.server.missing():
+            self.skipTest(f"{self.server.name} is not installed: {self.server.missing()}")
+        seen, unheard, in_parts = collections.Counter(), 0, 0
+        with self.server() as s3:
+            s3.make_bucket("faults")
+            for seed in range(ROUNDS):
+                with self.subTest(seed=seed):
+                    a, b, c = self.round(s3, seed)
+                    seen, unheard, in_parts = seen + a, unheard + b, in_parts + c
+        print(f"summary: {self.server.name}: {ROUNDS} rounds, {unheard} events were stored though nobody had heard of it, {in_parts} objects in "
+              f"parts; {dict(sorted(seen.items()))}", flush=True)
+        # The test has seen what it is for.
+        self.assertGreater(sum(seen[kind] for kind in Proxy.KINDS), 0)
+        self.assertGreater(seen["PUT 501" if self.server.name == "swift" else "PUT 200"], 0)
+
+    def round(self, s3, seed):
+        rng = random.Random(seed)
+        events, large = events_of(rng)
+        prefix = f"round {seed}+ä=/raw"
+        unheard = 0
+        with Proxy(s3.port, seed, faults=rng.choice([0, 5, 15, 30])) as proxy:
+            source = Source(f"s3://faults/{prefix}", events, env=s3.environment(proxy.url))
+
+            def options(give_up="120s"):
+                return ["--max-records", str(rng.choice([110, 130, 40000] if large else [30, 100, 400, 40000])),
+                        "--max-age", "60s" if large else rng.choice(["2ms", "20ms", "60s"]),
+                        "--batch-records", str(rng.choice([1, 7, 100, 5000])), "--linger", rng.choice(["1ms", "10ms"]),
+                        "--timeout", "1s", "--multipart", "5MiB", "--give-up", give_up]
+
+            for _ in range(rng.randrange(1, 5)):
+                crash = threading.Timer(rng.random() * 0.3, self.crash, [s3, rng.choice(s3.crash)]) if rng.random() < 0.3 else None
+                if crash:
+                    crash.start()
+                source.run(rng, options("1s" if crash else "120s"), kill=True, patience=0.3)
+                if crash:
+                    crash.join()
+                    s3.start()
+                there, _ = lines(s3.client, "faults", prefix)
+                self.assertEqual([line for line, count in there.items() if count > 1], [])
+                self.assertEqual([p for p in source.settled if there[events[p]] != 1], [])
+                unheard += sum(there[line] for p, line in events.items() if p not in source.settled)
+            status = source.run(rng, options())  # the faults go on, nobody is killed
+            self.assertEqual(status, 0, source.stderr)
+            seen = proxy.seen
+        self.assertEqual(source.settled, set(events))
+        there, keys = lines(s3.client, "faults", prefix)
+        self.assertEqual(there, collections.Counter(events.values()))
+        self.assertEqual([key for key in s3.client.uploads("faults") if key.startswith(prefix)], [])
+        env = s3.environment()
+        self.assertEqual(run([S3, "verify", source.archive], env=env), (0, "", ""))
+        self.assertEqual(sorted(run([S3, "get", source.archive], env=env).stdout.splitlines()), sorted(events.values()))
+        in_parts = sum("-" in s3.client.ask("HEAD", f"/faults/{key}")[1].get("ETag", s3.client.ask("HEAD", f"/faults/{key}")[1].get("Etag", ""))
+                       for key in keys) if large else 0
+        for key in keys:
+            s3.client.delete("faults", key)
+        return seen, unheard, in_parts
+
+    @staticmethod
+    def crash(s3, name):
+        s3.kill(signal.SIGKILL, [name])
+
+
+for each in ALL:
+    globals()[each.name.title()] = type(each.name.title(), (Faults, unittest.TestCase), {"server": each})
+
+if __name__ == "__main__":
+    unittest.main()
