@@ -8,7 +8,9 @@ import os
 import pathlib
 import random
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import unittest
 
@@ -100,6 +102,58 @@ class Faults:
         for key in keys:
             s3.client.delete("faults", key)
         return seen, unheard, in_parts
+
+    def test_put_is_killed_at_each_request_of_an_object_in_parts(self):
+        if self.server.missing():
+            self.skipTest(f"{self.server.name} is not installed: {self.server.missing()}")
+        rng = random.Random(1)
+        events = [event(n, n, pad=base64.b64encode(rng.randbytes(60_000)).decode()) for n in range(150)]
+        text = "\n".join(events) + "\n"
+        with self.server() as s3:
+            s3.make_bucket("faults")
+            for after in False, True:
+                kills = 0
+                while self.killed_at(s3, kills + 1, after, text):
+                    kills += 1
+                # HEAD, the list of uploads, begin, two parts, complete, and HEAD again; before them the list of objects.
+                self.assertGreaterEqual(kills, 7)
+                print(f"summary: {self.server.name}: killed {'after' if after else 'before'} each of {kills} requests", flush=True)
+
+    def killed_at(self, s3, number, after, text):
+        """Whether there was a request of this number, at which put was killed; in any case all is as it must be in the end."""
+        prefix = f"killed {number} {after}"
+        killed = []
+        with Proxy(s3.port, 0) as proxy:
+            handle, answer, count, lock = proxy.handle, proxy.answer, [0], threading.Lock()
+
+            def kill(request):
+                with lock:
+                    count[0] += 1
+                    mine = count[0] == number
+                if mine and not after:
+                    killed.append(process.kill())
+                    request.close_connection = True
+                    return
+                if mine:
+                    proxy.answer = lambda *_, **__: killed.append(process.kill())
+                handle(request)
+
+            proxy.handle = kill
+            command = [S3, "put", f"s3://faults/{prefix}", "--multipart", "5MiB"]
+            with tempfile.TemporaryFile() as source:
+                source.write(text.encode())
+                source.seek(0)
+                process = subprocess.Popen(command, stdin=source, env=s3.environment(proxy.url))
+                process.wait(60)
+            proxy.handle, proxy.answer = handle, answer
+            again = run(command, stdin=text, env=s3.environment(proxy.url))  # the same line again, with the same spool
+            self.assertEqual((again.exit, again.stderr), (0, ""))
+        self.assertEqual(list((s3.dir / "state").glob("**/*.open")), [])
+        there, keys = lines(s3.client, "faults", prefix)
+        self.assertEqual(there, collections.Counter(text.splitlines()))
+        self.assertEqual(len(keys), 1)
+        self.assertEqual([key for key in s3.client.uploads("faults") if key.startswith(prefix)], [])
+        return bool(killed)
 
     @staticmethod
     def crash(s3, name):
