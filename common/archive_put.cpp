@@ -351,35 +351,41 @@ struct Archiver::State {
 Archiver::Archiver(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Archiver::~Archiver() = default;
 
-Result<std::unique_ptr<Archiver>> Archiver::open(Disk& disk, Clock& clock, ObjectStore& store,
-                                                 std::string const& source, ArchivePutOptions const& options) {
-  std::string spool = options.spool, spools;
-  if (spool.empty()) {
+Result<Archiver::Spool> Archiver::lock_spool(Disk& disk, ObjectStore& store, std::string const& source,
+                                             ArchivePutOptions const& options) {
+  std::string path = options.spool, spools;
+  if (path.empty()) {
     auto folder = store.spools();
     if (!folder) return folder.status();
     spools = std::move(*folder);
   }
-  Fd lock;
-  for (unsigned n = 1; !lock; ++n) {
+  for (unsigned n = 1;; ++n) {
     // Without a source there is no subscriber: each of the runs that are at work takes a spool that nobody holds.
     bool const shared = options.spool.empty() && source.empty();
-    if (options.spool.empty()) spool = join(spools, shared ? fmt::format("pipe.{}", n) : encoded(source));
-    if (Status status = make_folders(disk, spool); !status.ok()) return status;
-    std::string const path = join(spool, "lock");
-    auto held = lock_file(path, Lock::exclusive, false);
-    if (held) {
-      lock = std::move(*held);
-    } else if (held.status().code() != Code::temporary) {
-      return held.status();
-    } else if (!shared) {
-      return Status::temporary(fmt::format("{}: held by {}", spool, fmt::join(who_has_open(path), ", ")));
-    }
+    if (options.spool.empty()) path = join(spools, shared ? fmt::format("pipe.{}", n) : encoded(source));
+    if (Status status = make_folders(disk, path); !status.ok()) return status;
+    std::string const lock = join(path, "lock");
+    auto held = lock_file(lock, Lock::exclusive, false);
+    if (held) return Spool{path, std::move(*held)};
+    if (held.status().code() != Code::temporary) return held.status();
+    if (!shared) return Status::temporary(fmt::format("{}: held by {}", path, fmt::join(who_has_open(lock), ", ")));
   }
-  auto state = std::make_unique<State>(disk, clock, store, options, source, spool);
-  state->lock = std::move(lock);
+}
+
+Result<std::unique_ptr<Archiver>> Archiver::open(Disk& disk, Clock& clock, ObjectStore& store, Spool spool,
+                                                 std::string const& source, ArchivePutOptions const& options) {
+  auto state = std::make_unique<State>(disk, clock, store, options, source, std::move(spool.path));
+  state->lock = std::move(spool.lock);
   if (Status status = state->check_identity(); !status.ok()) return status;
   if (Status status = state->recover(); !status.ok()) return status;
   return std::unique_ptr<Archiver>(new Archiver(std::move(state)));
+}
+
+Result<std::unique_ptr<Archiver>> Archiver::open(Disk& disk, Clock& clock, ObjectStore& store,
+                                                 std::string const& source, ArchivePutOptions const& options) {
+  auto spool = lock_spool(disk, store, source, options);
+  if (!spool) return spool.status();
+  return open(disk, clock, store, std::move(*spool), source, options);
 }
 
 Result<Archiver::Taken> Archiver::add(Record const& record, std::string_view delivery) {

@@ -28,9 +28,19 @@ struct ArchivePutOptions {
 
 class Archiver {
  public:
-  // `source` is empty where positions mean nothing beyond this run.
-  // Locks the spool (Code::temporary, naming the holder), removes what is half-written in it, and puts what was
-  // completed. Code::usage: the spool is of another store.
+  // A folder that is ours as long as the lock is held.
+  struct Spool {
+    std::string path;
+    Fd lock;
+  };
+  // `source` is empty where positions mean nothing beyond this run. Code::temporary, naming the holder: another run is
+  // at work in it.
+  static Result<Spool> lock_spool(Disk& disk, ObjectStore& store, std::string const& source,
+                                  ArchivePutOptions const& options);
+  // Removes what is half-written in the spool, and puts what was completed. Code::usage: the spool is of another store.
+  static Result<std::unique_ptr<Archiver>> open(Disk& disk, Clock& clock, ObjectStore& store, Spool spool,
+                                                std::string const& source, ArchivePutOptions const& options);
+  // Both of these.
   static Result<std::unique_ptr<Archiver>> open(Disk& disk, Clock& clock, ObjectStore& store, std::string const& source,
                                                 ArchivePutOptions const& options);
   ~Archiver();

@@ -41,7 +41,10 @@ class ArchiveSink final : public inflight::Sink {
     auto store = inflight::open_object_store(io_.disk, io_.clock, options_.archive, options_.store);
     if (!store) return store.status();
     store_ = std::move(*store);
-    auto archiver = inflight::Archiver::open(io_.disk, io_.clock, *store_, io_.receipts.source(), options_.put);
+    auto spool = inflight::Archiver::lock_spool(io_.disk, *store_, io_.receipts.source(), options_.put);
+    if (!spool) return at_once(spool.status());
+    auto archiver =
+        inflight::Archiver::open(io_.disk, io_.clock, *store_, std::move(*spool), io_.receipts.source(), options_.put);
     if (!archiver) return archiver.status();
     archiver_ = std::move(*archiver);
     return {};
@@ -60,6 +63,9 @@ class ArchiveSink final : public inflight::Sink {
     return {};
   }
 
+  // Another run holds the spool, or there is no room for one.
+  [[nodiscard]] bool comes_too_early() const { return too_early_; }
+
   Status settle_held(bool final, inflight::PositionList& stored) override { return archiver_->settle(final, stored); }
 
   Status show(inflight::SinkRecord const& record, std::string& out) override {
@@ -70,7 +76,14 @@ class ArchiveSink final : public inflight::Sink {
   }
 
  private:
+  // The loop waits for a destination, but not for another run: as a usage error it ends.
+  Status at_once(Status const& status) {
+    too_early_ = status.code() == inflight::Code::temporary;
+    return too_early_ ? Status::usage(status.what()) : status;
+  }
+
   Io& io_;
+  bool too_early_ = false;
   Options const& options_;
   std::unique_ptr<ObjectStore> store_;
   std::unique_ptr<inflight::Archiver> archiver_;
@@ -94,7 +107,8 @@ Exit checked(inflight::Result<std::uint64_t> const& damaged) {
 Exit put(Io& io, Options& options) {
   options.store.puts = true;
   ArchiveSink sink(io, options);
-  return inflight::run_sink(io, sink, options.sink);
+  Exit const exit = inflight::run_sink(io, sink, options.sink);
+  return sink.comes_too_early() ? Exit::temporary : exit;
 }
 
 Exit get(Io& io, ObjectStore& store, Options& options) {
