@@ -19,8 +19,8 @@ constexpr std::uint64_t kGrowth = 16;
 constexpr int kFirstSignal = 128;
 constexpr std::uint64_t kNoMore = UINT64_MAX;
 constexpr unsigned kRestartSkips = 32;
-constexpr std::uint64_t kDeathsFactor = 3;    // of --max-deliveries
-constexpr std::uint64_t kDeathOfAnother = 2;  // weighs as much against the charge
+constexpr std::uint64_t kDeathsFactor = 4;    // of --max-deliveries
+constexpr std::uint64_t kDeathOfAnother = 4;  // weighs as much against the charge
 
 }  // namespace
 
@@ -37,10 +37,12 @@ bool Plan::done(std::uint64_t delivered, std::uint64_t scan) const {
   return !only.empty() && scan > std::prev(only.map().end())->second;
 }
 
-Isolation::Isolation(Ledger& ledger, std::uint64_t max_deliveries, std::uint64_t window)
+Isolation::Isolation(Ledger& ledger, std::uint64_t max_deliveries, std::uint64_t window,
+                     std::function<unsigned()> chance)
     : ledger_(ledger),
       max_deliveries_(max_deliveries),
       window_(window),
+      chance_(chance ? std::move(chance) : [] { return std::random_device{}(); }),
       stored_at_fault_(ledger.stored_count()),
       backoff_(milliseconds(50), seconds(30)) {
   if (!ledger.was_clean()) ramp_ = 1;  // it may be an event that takes us down: begin in small groups
@@ -76,7 +78,7 @@ Status Isolation::suspect_the_first(Events& events) {
   count_death(**first);
   auto const attempts = ledger_.attempts(**first);
   bool const charged = attempts.failures > 0 || attempts.deaths > 0;
-  probe_next_ = charged && (!others_worked(attempts) || std::random_device{}() % 2 == 0);
+  probe_next_ = charged && (!others_worked(attempts) || chance_() % 2 == 0);
   return {};
 }
 
@@ -182,7 +184,7 @@ Events::Found Isolation::probe(Plan& plan, Events& events) {
   bool const beyond = from >= events.high();  // of those that were never delivered, one is enough
   auto at = events.find(plan, std::min(from, events.high()));
   // The next one may take the whole process down as well, at each start: then it had better be another each time.
-  for (auto skip = ramp_ == 1 ? std::random_device{}() % kRestartSkips : 0; skip > 0 && at && *at; --skip) {
+  for (auto skip = ramp_ == 1 ? chance_() % kRestartSkips : 0; skip > 0 && at && *at; --skip) {
     auto next = events.find(plan, **at + 1);
     if (!next) return next;
     if (!*next) break;

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -77,7 +78,8 @@ class Events {
 
 class Isolation {
  public:
-  Isolation(Ledger& ledger, std::uint64_t max_deliveries, std::uint64_t window);
+  // `chance` gives any number, each as likely.
+  Isolation(Ledger& ledger, std::uint64_t max_deliveries, std::uint64_t window, std::function<unsigned()> chance = {});
 
   // Ask before next(): an event that has brought down the whole process so often that it is not delivered again.
   [[nodiscard]] Consequence convict(Events& events);
@@ -108,6 +110,7 @@ class Isolation {
 
   Ledger& ledger_;
   std::uint64_t max_deliveries_, window_;
+  std::function<unsigned()> chance_;
   Ranges suspects_, vanished_;
   bool halving_ = false, probe_next_ = false, probed_all_ = false, vanished_together_ = false;
   std::uint64_t probed_ = 0, probe_step_ = 1, group_ = 1;

@@ -155,7 +155,7 @@ class S3Server:
         with open(self.dir / f"{name}.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self.dir,
-                env=dict(os.environ, PATH=PATH), preexec_fn=Server._end_with_the_test)
+                env=dict(os.environ, PATH=PATH), preexec_fn=Server.end_with_the_test)
 
     def kill(self, how=signal.SIGKILL, names=None):
         """Ends the processes, all or those of these names; after start() it goes on with what it has."""

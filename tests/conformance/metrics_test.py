@@ -11,6 +11,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, ROOT, Server, run, tool  # noqa: E402
+from influx_server import InfluxServer  # noqa: E402
 from redis_server import Redis  # noqa: E402
 
 TOOLS = (BIN.parent / "tools.txt").read_text().split()
@@ -64,6 +65,7 @@ COMMANDS = [
     ("dlq-replay", "dlq-replay x/ --as data {} -- 'sql-write sqlite:b.db'"),
     ("xml2json", "xml2json || [ $? = 1 ]"),
     ("sql-write", "sql-write sqlite:c.db"),
+    ("influx-write", "influx-write $INFLUX --field id=id:string"),
     ("redis-write", "redis-write $REDIS --key 'u:{subject}'"),
     ("s3-archive", "s3-archive put a/"),
     ("s3-archive", "s3-archive get a/"),
@@ -77,10 +79,11 @@ class Metrics(unittest.TestCase):
     def write_all(self):
         """The files that COMMANDS write."""
         folder = pathlib.Path(self.enter(tempfile.TemporaryDirectory(prefix="inflight-test-")))
-        redis = self.enter(Redis())
+        redis, influx = self.enter(Redis()), self.enter(InfluxServer())
+        influx.create("metrics")
         sim = self.enter(Server([tool("bsu-sim"), "--port", "0", "--units", "5", "--devices", "{dir}/fleet.txt"]))
         shutil.copy(sim.dir / "fleet.txt", folder)
-        environment = dict(os.environ, PATH=f"{BIN}:{os.environ['PATH']}", REDIS=redis.url)
+        environment = dict(os.environ, PATH=f"{BIN}:{os.environ['PATH']}", REDIS=redis.url, INFLUX=f"{influx.url}?db=metrics")
         for n, (name, command) in enumerate(COMMANDS):
             option = f"--metrics {n}-{name}.prom"
             command = command.replace("{}", option) if "{}" in command else f"{name} {option} {command.removeprefix(name)}"

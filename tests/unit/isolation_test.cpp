@@ -49,7 +49,7 @@ class Simulation final : public Events {
     auto opened = Ledger::open(disk_, system_clock(), folder_ + "/state.json", folder_ + "/dead.ndjson", "here", 0);
     REQUIRE(opened.ok());
     ledger_ = std::move(*opened);
-    isolation_.emplace(*ledger_, 5, window);
+    isolation_.emplace(*ledger_, 5, window, [this] { return static_cast<unsigned>(chance()); });
     ledger_->set_clean(false);
     REQUIRE(ledger_->save().ok());
     high_ = ledger_->reached();
@@ -129,6 +129,7 @@ class Simulation final : public Events {
   std::size_t buffer = 3;
   bool broken = false, paused = false, died = false;
   int runs = 0, starts = 0;
+  std::mt19937 chance;
   std::set<std::uint64_t> deadly;
   std::function<bool()> killed;  // in the middle of this run, by somebody else
   std::string warning;
@@ -253,6 +254,7 @@ TEST_CASE("A process that is killed in the middle of nearly every run accuses no
     CAPTURE(seed);
     std::mt19937 chance(seed);
     Simulation simulation(40, {});
+    simulation.chance.seed(seed + 1000);
     int start = 0, runs = 0;
     simulation.killed = [&] {
       runs = start == simulation.starts ? runs + 1 : 1;
