@@ -248,6 +248,11 @@ Result<Redis::Reply> Redis::call(std::initializer_list<std::string_view> words) 
   Reply answer;
   Status status = send(command);
   if (status.ok()) status = flush();
+  // One that wants no more clients says so and closes: that tells more than a broken pipe.
+  if (!status.ok() && connected() && reply(answer).ok() && answer.kind == Reply::Kind::error) {
+    close();
+    return failure(answer.text);
+  }
   if (status.ok()) status = reply(answer);
   if (status.ok() && answer.kind == Reply::Kind::error) status = failure(answer.text);
   if (!status.ok()) return status;

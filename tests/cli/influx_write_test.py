@@ -252,7 +252,7 @@ class Answers(Case):
         bad = {17, 18, 19, 700, 1999}
         with self.both() as stubs:
             for stub, url in stubs:
-                done = self.write(url, (record(n, v="x" if n in bad else 1.5) for n in range(1, 3000)), exit=1)
+                done = self.write(url, (record(n, v="x" if n in bad else 1.5) for n in range(1, 3000)), "--linger", "1m", exit=1)
                 self.assertEqual(numbers(stub), sorted(set(range(1, 3000)) - bad))
                 lines = done.stderr.splitlines()
                 self.assertEqual([int(line.split()[2][:-1]) for line in lines], sorted(bad), lines)
