@@ -21,6 +21,10 @@ constexpr std::size_t kMany = 10;  // so many refused with nothing ever stored: 
 constexpr std::size_t kMostListed = 100;  // where an answer lists so many bad lines, there may be more
 constexpr int kDoubts = 3;  // how often a doubtful point is refused where another is taken, until it is at fault
 constexpr Duration kDrain = std::chrono::seconds(5);  // without an answer, after a stop signal
+
+std::string_view series(InfluxRow const& row) { return row.line.substr(0, row.point.series); }
+std::string_view time(InfluxRow const& row) { return row.line.substr(row.point.time); }
+bool same_point(InfluxRow const& a, InfluxRow const& b) { return series(a) == series(b) && time(a) == time(b); }
 }  // namespace
 
 Result<std::unique_ptr<InfluxWriter>> InfluxWriter::make(InfluxTarget target, std::vector<std::string> headers,
@@ -137,7 +141,18 @@ void InfluxWriter::stored(std::span<InfluxRow> rows) {
   for (InfluxRow& row : rows) {
     if (row.fate == InfluxRow::Fate::open) row.fate = InfluxRow::Fate::stored;
   }
-  if (rows.back().line.size() <= kLongLine) known_good_ = rows.back().line;
+  // Never one that is older than what is stored now: to try again with it would bring that back.
+  InfluxRow good{known_good_, known_point_, {}, {}};
+  for (InfluxRow const& row : rows) {
+    if (row.line.size() <= kLongLine) {
+      good = {row.line, row.point, {}, {}};
+    } else if (same_point(good, row)) {
+      good = {};
+    }
+  }
+  if (good.line.data() == known_good_.data()) return;
+  known_point_ = good.point;
+  known_good_ = std::string(good.line);
 }
 
 Status InfluxWriter::refused(std::span<InfluxRow> rows, InfluxAnswer const& answer) {
@@ -180,6 +195,7 @@ Status InfluxWriter::listed(std::span<InfluxRow> rows, InfluxAnswer const& answe
   if (answer.lines.size() >= kMostListed) return Status::rejected(answer.reason);
   accepted_ = true;
   known_good_.clear();  // which may be older than what is stored now
+  known_point_ = {};
   for (InfluxRow& row : rows) {
     if (row.fate == InfluxRow::Fate::open) row.fate = InfluxRow::Fate::stored;
   }
@@ -220,14 +236,12 @@ void InfluxWriter::look_for_doubles(std::span<InfluxRow const> rows) {
   std::unordered_map<std::size_t, std::size_t> seen;  // where a series and time stand
   seen.reserve(rows.size());
   std::size_t begin = 0;
-  auto const series = [](InfluxRow const& row) { return row.line.substr(0, row.point.series); };
-  auto const time = [](InfluxRow const& row) { return row.line.substr(row.point.time); };
   for (std::size_t i = 0; i < rows.size(); ++i) {
     std::hash<std::string_view> const hash;
     auto const [at, fresh] = seen.try_emplace(hash(series(rows[i])) * 31 + hash(time(rows[i])), i);
     if (fresh) continue;
     InfluxRow const& other = rows[std::exchange(at->second, i)];
-    if (series(other) != series(rows[i]) || time(other) != time(rows[i])) continue;
+    if (!same_point(other, rows[i])) continue;
     if (other.point.names != rows[i].point.names && !std::exchange(told_doubles_, true)) {
       say_warning(fmt::format(
           "{}: two records are one point, {} at {}, with other fields: InfluxDB merges them (--tag tells them apart)",

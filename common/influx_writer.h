@@ -57,7 +57,8 @@ class InfluxWriter {
   bool compress_ = false;
   std::unique_ptr<HttpClient> http_;
   bool accepted_ = false;
-  std::string known_good_;               // the newest line that was stored
+  std::string known_good_;               // a line that was stored, and nothing of its point since
+  InfluxPoint known_point_;              // that
   std::size_t limit_ = 0, ceiling_ = 0;  // of a body's bytes before compression; the ceiling by a 413
   std::vector<std::size_t> breaks_;      // rows that must not be in one request with an earlier one
   bool told_doubles_ = false;

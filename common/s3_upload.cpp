@@ -243,6 +243,11 @@ Result<Put> S3Upload::complete(Local& local, std::string const& upload, std::vec
     conditional_ = false;
     return complete(local, upload, etags);
   }
+  if (answer.http == 412) {  // another one was first: the parts are nobody's
+    S3Request abort{"DELETE", local.key};
+    abort.query = {{"uploadId", upload}};
+    (void)client_.ask(abort, S3Patience::short_time);
+  }
   // Its answer may have been lost, and then there is no such upload any more: what stands there tells.
   auto compared = taken(local);
   if (!compared) return answer.status.ok() ? compared : Result<Put>(answer.status);
