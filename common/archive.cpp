@@ -11,6 +11,7 @@
 #include <new>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "common/handle.h"
@@ -25,6 +26,7 @@ constexpr std::string_view kTag = "IFLA";
 constexpr std::size_t kTail = 16;  // digest, length, tag
 constexpr std::size_t kChunk = 1 << 20;
 constexpr std::size_t kMaxSpare = 3 << 20;
+constexpr std::size_t kInOneCall = 2 << 20;  // of what is longer zstd keeps a copy of its window
 constexpr int kFormat = 1;
 
 using Digest = Handle<XXH3_state_t, XXH3_freeState>;
@@ -124,6 +126,7 @@ std::optional<std::int64_t> hour_of_key(std::string_view key) {
 
 struct FrameCompressor::State {
   Handle<ZSTD_CCtx, ZSTD_freeCCtx> context{ZSTD_createCCtx()};
+  std::vector<char> out = std::vector<char>(ZSTD_compressBound(kInOneCall));
   std::string spare;
 };
 
@@ -135,13 +138,29 @@ FrameCompressor::FrameCompressor(int level) : state_(std::make_unique<State>()) 
 
 FrameCompressor::~FrameCompressor() = default;
 
-void FrameCompressor::append(std::string& to, std::string_view lines) {
-  std::size_t const used = to.size();
-  to.resize(used + ZSTD_compressBound(lines.size()));
-  std::size_t const size =
-      ZSTD_compress2(state_->context.get(), to.data() + used, to.size() - used, lines.data(), lines.size());
-  if (ZSTD_isError(size)) throw std::runtime_error(fmt::format("zstd: {}", ZSTD_getErrorName(size)));
-  to.resize(used + size);
+void FrameCompressor::compress(std::string_view text, std::string_view end,
+                               std::function<void(std::string_view)> const& take) {
+  ZSTD_CCtx* const context = state_->context.get();
+  auto const good = [](std::size_t code) {
+    if (ZSTD_isError(code)) throw std::runtime_error(fmt::format("zstd: {}", ZSTD_getErrorName(code)));
+    return code;
+  };
+  std::vector<char>& out = state_->out;
+  if (end.empty() && text.size() <= kInOneCall) {
+    take({out.data(), good(ZSTD_compress2(context, out.data(), out.size(), text.data(), text.size()))});
+    return;
+  }
+  good(ZSTD_CCtx_reset(context, ZSTD_reset_session_only));
+  good(ZSTD_CCtx_setPledgedSrcSize(context, text.size() + end.size()));
+  for (std::string_view const piece : {text, end}) {
+    ZSTD_inBuffer in{piece.data(), piece.size(), 0};
+    bool const last = piece.data() == end.data();
+    for (std::size_t left = 1; last ? left != 0 : in.pos < in.size;) {
+      ZSTD_outBuffer to{out.data(), out.size(), 0};
+      left = good(ZSTD_compressStream2(context, &to, &in, last ? ZSTD_e_end : ZSTD_e_continue));
+      take({out.data(), to.pos});
+    }
+  }
 }
 
 std::string FrameCompressor::take_spare() { return std::exchange(state_->spare, {}); }
@@ -154,15 +173,29 @@ void FrameCompressor::keep_spare(std::string&& lines) {
 
 struct ObjectEncoder::State {
   FrameCompressor* compressor = nullptr;
+  std::function<void()> ready;
   Digest content = new_digest();
   Digest stored = new_digest();
   std::string lines;  // that are in no frame yet
   std::string pending;
   ObjectSummary summary;
+
+  void frame(std::string_view text, std::string_view end) {
+    XXH3_128bits_update(content.get(), text.data(), text.size());
+    XXH3_128bits_update(content.get(), end.data(), end.size());
+    compressor->compress(text, end, [this](std::string_view bytes) {
+      XXH3_128bits_update(stored.get(), bytes.data(), bytes.size());
+      summary.stored_bytes += bytes.size();
+      pending += bytes;
+      ready();
+    });
+  }
 };
 
-ObjectEncoder::ObjectEncoder(FrameCompressor& compressor) : state_(std::make_unique<State>()) {
+ObjectEncoder::ObjectEncoder(FrameCompressor& compressor, std::function<void()> ready)
+    : state_(std::make_unique<State>()) {
   state_->compressor = &compressor;
+  state_->ready = std::move(ready);
 }
 
 ObjectEncoder::~ObjectEncoder() = default;
@@ -173,19 +206,19 @@ void ObjectEncoder::add(std::string_view line, Time time) {
   summary.last = summary.records == 0 ? time : std::max(summary.last, time);
   ++summary.records;
   summary.bytes += line.size() + 1;
+  if (line.size() >= kAlone) {
+    cut();
+    state_->frame(line, "\n");
+    return;
+  }
   if (state_->lines.empty()) state_->lines = state_->compressor->take_spare();
-  state_->lines.reserve(state_->lines.size() + line.size() + 1);  // a long line is not to be copied for its newline
   state_->lines.append(line).push_back('\n');
 }
 
 void ObjectEncoder::cut() {
   State& s = *state_;
   if (s.lines.empty()) return;
-  std::size_t const used = s.pending.size();
-  s.compressor->append(s.pending, s.lines);
-  XXH3_128bits_update(s.content.get(), s.lines.data(), s.lines.size());
-  XXH3_128bits_update(s.stored.get(), s.pending.data() + used, s.pending.size() - used);
-  s.summary.stored_bytes += s.pending.size() - used;
+  s.frame(s.lines, {});
   // Many objects may be open: none keeps what it does not use.
   s.compressor->keep_spare(std::exchange(s.lines, {}));
 }

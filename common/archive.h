@@ -44,8 +44,8 @@ class FrameCompressor {
  public:
   explicit FrameCompressor(int level);
   ~FrameCompressor();
-  // Appends `lines` as one frame.
-  void append(std::string& to, std::string_view lines);
+  // Makes one frame of `text` and `end` together, and hands over its bytes: of a long one piece by piece.
+  void compress(std::string_view text, std::string_view end, std::function<void(std::string_view)> const& take);
   // Empty, with the memory of the lines that were compressed last: one for whoever fills the next frame.
   [[nodiscard]] std::string take_spare();
   void keep_spare(std::string&& lines);
@@ -57,10 +57,12 @@ class FrameCompressor {
 };
 
 // Lines to an object's bytes, in memory. Lines wait until the caller cuts a frame of them: the larger, the better they
-// compress.
+// compress. One of kAlone bytes or more waits for nobody.
 class ObjectEncoder {
  public:
-  explicit ObjectEncoder(FrameCompressor& compressor);
+  static constexpr std::size_t kAlone = 1 << 20;
+  // `ready` is called when some bytes are pending: a long line is never there as a whole once more.
+  ObjectEncoder(FrameCompressor& compressor, std::function<void()> ready);
   ~ObjectEncoder();
 
   void add(std::string_view line, Time time);

@@ -5,6 +5,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <functional>
+#include <future>
 #include <list>
 #include <map>
 #include <unordered_map>
@@ -21,7 +23,8 @@ namespace {
 constexpr std::size_t kOpen = 256;       // objects at once
 constexpr std::size_t kFrame = 1 << 20;  // bytes of lines that make a frame
 constexpr std::size_t kWaiting =
-    32 << 20;  // and of all objects together: the longest then makes a frame before its time
+    32 << 20;                       // and of all objects together: the longest then makes a frame before its time
+constexpr std::size_t kBehind = 2;  // objects that are closed and not put yet
 
 // A source's name as part of a file's name.
 std::string encoded(std::string_view source) {
@@ -44,7 +47,8 @@ using Key = ArchiveLedger::Key;
 // An object on its way: its steps are repeatable, each is taken when those before it are done.
 struct OpenObject {
   enum class Stage { open, ended, synced, recorded };
-  explicit OpenObject(FrameCompressor& compressor) : encoder(compressor) {}
+  OpenObject(FrameCompressor& compressor, std::function<void(OpenObject&)> ready)
+      : encoder(compressor, [this, act = std::move(ready)] { act(*this); }) {}
 
   Stage stage = Stage::open;
   std::uint64_t number = 0;
@@ -97,6 +101,9 @@ struct Archiver::State {
   std::optional<std::uint64_t> highest;  // position taken
   std::map<std::string, std::uint64_t> same_content;
   std::vector<Position> parsed;
+  // Of closing.front(): which object, ledger and store are then the other thread's. The last member: it is waited for
+  // before the others go.
+  std::future<Status> putting;
 
   // A ledger speaks of one store: by another's, what never was put into this one would count as stored.
   Status check_identity() {
@@ -198,14 +205,14 @@ struct Archiver::State {
         }
       }
     }
-    if (Status status = close_due(false); !status.ok()) return status;
+    if (Status status = close_overtaken(); !status.ok()) return status;
     auto const time = archive_time(record);
     std::int64_t const hour = hour_of(time.value_or(clock.now()));
     auto at = by_hour.find(hour);
     if (at == by_hour.end()) {
       if (open.size() == kOpen) {
         close(open.begin());
-        if (Status status = advance_all(); !status.ok()) return status;
+        if (Status status = advance(false); !status.ok()) return status;
       }
       if (Status status = open_object(hour); !status.ok()) return status;
       at = by_hour.find(hour);
@@ -213,8 +220,9 @@ struct Archiver::State {
     if (Status status = make_room(*at->second); !status.ok()) return status;
 
     OpenObject& object = *at->second;
+    waiting -= object.encoder.waiting();
     object.encoder.add(record.line(), time.value_or(begin_of_hour(hour)));
-    waiting += record.line().size() + 1;
+    waiting += object.encoder.waiting();
     ++taken;
     if (!positioned && !delivery.empty()) (void)parse_positions(delivery, parsed);
     object.positions.add(parsed);
@@ -237,7 +245,9 @@ struct Archiver::State {
 
   Status open_object(std::int64_t hour) {
     std::list<OpenObject> made;
-    OpenObject& object = made.emplace_back(compressor);
+    OpenObject& object = made.emplace_back(compressor, [this](OpenObject& ready) {
+      if (!flush(ready).ok()) unwritten = true;
+    });
     object.number = next_number;
     object.path = join(spool, fmt::format("{}.open", object.number));
     auto fd = disk.open(object.path, O_WRONLY | O_CREAT | O_TRUNC);
@@ -254,23 +264,28 @@ struct Archiver::State {
 
   // So that one more line may wait in this object.
   Status make_room(OpenObject& object) {
+    if (Status status = write_rest(); !status.ok()) return status;
+    if (object.encoder.waiting() >= kFrame) {
+      cut(object);
+    } else if (waiting >= kWaiting) {
+      cut(*std::max_element(open.begin(), open.end(), [](OpenObject const& a, OpenObject const& b) {
+        return a.encoder.waiting() < b.encoder.waiting();
+      }));
+    }
+    return write_rest();
+  }
+
+  void cut(OpenObject& object) {
+    waiting -= object.encoder.waiting();
+    object.encoder.cut();
+  }
+
+  Status write_rest() {
     for (auto at = open.begin(); unwritten && at != open.end(); ++at) {
       if (Status status = flush(*at); !status.ok()) return status;
     }
     unwritten = false;
-    if (object.encoder.waiting() >= kFrame) return cut(object);
-    if (waiting < kWaiting) return {};
-    return cut(*std::max_element(open.begin(), open.end(), [](OpenObject const& a, OpenObject const& b) {
-      return a.encoder.waiting() < b.encoder.waiting();
-    }));
-  }
-
-  Status cut(OpenObject& object) {
-    waiting -= object.encoder.waiting();
-    object.encoder.cut();
-    Status status = flush(object);
-    unwritten = !status.ok();
-    return status;
+    return {};
   }
 
   // ---- closing
@@ -281,24 +296,32 @@ struct Archiver::State {
     closing.splice(closing.end(), open, object);
   }
 
-  Status close_due(bool final) {
-    while (!open.empty()) {
-      OpenObject const& oldest = open.front();
-      bool const due = final || (!source.empty() && taken - oldest.opened_at >= options.max_records) ||
-                       clock.steady() - oldest.opened >= options.max_age;
-      if (!due) break;
-      close(open.begin());
-    }
-    return advance_all();
+  // Those that as many records have passed as one may hold.
+  Status close_overtaken() {
+    if (source.empty() || open.empty() || taken - open.front().opened_at < options.max_records) return advance(false);
+    while (!open.empty() && taken - open.front().opened_at >= options.max_records) close(open.begin());
+    return advance(false);
   }
 
-  Status advance_all() {
+  Status close_due(bool final) {
+    while (!open.empty() && (final || clock.steady() - open.front().opened >= options.max_age)) close(open.begin());
+    Status status = close_overtaken();
+    return status.ok() && final ? advance(true) : status;
+  }
+
+  // Puts what is closed, one after the other: into a remote store while more is taken, as long as few wait.
+  Status advance(bool all) {
+    for (OpenObject& object : closing) end(object);
     while (!closing.empty()) {
-      if (Status status = advance(closing.front()); !status.ok()) return status;
+      if (!putting.valid()) {
+        putting = std::async(store.remote() ? std::launch::async : std::launch::deferred,
+                             [this] { return complete(closing.front()); });
+      }
+      bool const may_wait = !all && closing.size() <= kBehind;
+      if (may_wait && putting.wait_for(Duration::zero()) == std::future_status::timeout) return {};
+      if (Status status = putting.get(); !status.ok()) return status;
       stored.add(closing.front().positions);
       closing.pop_front();
-      // A ledger that stays long is no failure of what was put.
-      if (Status status = ledger.compact(); status.code() == Code::defect) return status;
     }
     return {};
   }
@@ -313,15 +336,17 @@ struct Archiver::State {
     return {};
   }
 
-  Status advance(OpenObject& object) {
+  void end(OpenObject& object) {
+    if (object.stage != OpenObject::Stage::open) return;
+    std::string positions = fmt::format(
+        "{}", fmt::join(source.empty() ? std::vector<std::string>() : object.positions.texts(1 << 30), ","));
+    ObjectSummary const& summary = object.encoder.finish(source, std::move(positions));
+    object.key = hour_folder(object.hour) + name_of(object, summary.digest) + ".ndjson.zst";
+    object.stage = OpenObject::Stage::ended;
+  }
+
+  Status complete(OpenObject& object) {
     using Stage = OpenObject::Stage;
-    if (object.stage == Stage::open) {
-      std::string positions = fmt::format(
-          "{}", fmt::join(source.empty() ? std::vector<std::string>() : object.positions.texts(1 << 30), ","));
-      ObjectSummary const& summary = object.encoder.finish(source, std::move(positions));
-      object.key = hour_folder(object.hour) + name_of(object, summary.digest) + ".ndjson.zst";
-      object.stage = Stage::ended;
-    }
     if (object.stage == Stage::ended) {
       if (Status status = flush(object); !status.ok()) return status;
       if (Status status = disk.sync(object.fd.get(), object.path); !status.ok()) return status;
@@ -334,7 +359,10 @@ struct Archiver::State {
       object.stage = Stage::recorded;
     }
     if (Status status = put(object.key, object.path); !status.ok()) return status;
-    return disk.remove(object.path);
+    if (Status status = disk.remove(object.path); !status.ok()) return status;
+    // A ledger that stays long is no failure of what was put.
+    Status const compacted = ledger.compact();
+    return compacted.code() == Code::defect ? compacted : Status();
   }
 
   std::string name_of(OpenObject const& object, std::string const& digest) {

@@ -74,6 +74,7 @@ class DirectoryStore final : public ObjectStore {
 
   std::string name(std::string const& key) const override { return join(root_, key); }
   Result<std::string> spools() const override { return join(root_, ".spool"); }
+  bool remote() const override { return false; }
   std::string identity() const override { return ""; }
 
  private:

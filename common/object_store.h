@@ -42,6 +42,8 @@ class ObjectStore {
 
   // A local folder for what is on its way here and to no other store. Code::usage: none can be known.
   [[nodiscard]] virtual Result<std::string> spools() const = 0;
+  // Whether put() mostly waits for somebody else: then it pays to go on meanwhile.
+  [[nodiscard]] virtual bool remote() const = 0;
   // Which store this is, wherever it is called from; empty where a name says no more than a path.
   [[nodiscard]] virtual std::string identity() const = 0;
 };

@@ -78,6 +78,7 @@ class S3Store final : public ObjectStore {
   Status probe() { return ask_for_page("", "", 1).status(); }
 
   std::string name(std::string const& key) const override { return client_->name(root_ + key); }
+  bool remote() const override { return true; }
   std::string identity() const override { return fmt::format("{} {}", client_->endpoint(), name("")); }
 
   Result<std::string> spools() const override {

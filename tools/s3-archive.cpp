@@ -3,10 +3,9 @@
 
 #include <csignal>
 
-#include "common/archive.h"
 #include "common/archive_check.h"
 #include "common/archive_get.h"
-#include "common/archive_put.h"
+#include "common/archive_sink.h"
 #include "common/messages.h"
 #include "common/metrics.h"
 #include "common/open_store.h"
@@ -33,62 +32,6 @@ struct Options {
   bool json = false;
 };
 
-class ArchiveSink final : public inflight::Sink {
- public:
-  ArchiveSink(Io& io, Options const& options) : io_(io), options_(options) {}
-
-  Status connect() override {
-    auto store = inflight::open_object_store(io_.disk, io_.clock, options_.archive, options_.store);
-    if (!store) return store.status();
-    store_ = std::move(*store);
-    auto spool = inflight::Archiver::lock_spool(io_.disk, *store_, io_.receipts.source(), options_.put);
-    if (!spool) return at_once(spool.status());
-    auto archiver =
-        inflight::Archiver::open(io_.disk, io_.clock, *store_, std::move(*spool), io_.receipts.source(), options_.put);
-    if (!archiver) return archiver.status();
-    archiver_ = std::move(*archiver);
-    return {};
-  }
-
-  Status deliver(std::span<inflight::SinkRecord const> batch, inflight::Outcomes& outcomes) override {
-    for (std::size_t i = 0; i < batch.size(); ++i) {
-      auto taken = archiver_->add(batch[i].record, batch[i].delivery);
-      if (!taken) return taken.status();
-      if (*taken == inflight::Archiver::Taken::held) {
-        outcomes.held(i);
-      } else {
-        outcomes.stored(i);
-      }
-    }
-    return {};
-  }
-
-  // Another run holds the spool, or there is no room for one.
-  [[nodiscard]] bool comes_too_early() const { return too_early_; }
-
-  Status settle_held(bool final, inflight::PositionList& stored) override { return archiver_->settle(final, stored); }
-
-  Status show(inflight::SinkRecord const& record, std::string& out) override {
-    auto const time = inflight::archive_time(record.record);
-    out = inflight::hour_folder(inflight::hour_of(time.value_or(inflight::system_clock().now())));
-    out.append(" ").append(record.record.line());
-    return {};
-  }
-
- private:
-  // The loop waits for a destination, but not for another run: as a usage error it ends.
-  Status at_once(Status const& status) {
-    too_early_ = status.code() == inflight::Code::temporary;
-    return too_early_ ? Status::usage(status.what()) : status;
-  }
-
-  Io& io_;
-  bool too_early_ = false;
-  Options const& options_;
-  std::unique_ptr<ObjectStore> store_;
-  std::unique_ptr<inflight::Archiver> archiver_;
-};
-
 Exit failed(Status const& status) {
   inflight::say_error(status.what());
   return status.exit();
@@ -106,7 +49,7 @@ Exit checked(inflight::Result<std::uint64_t> const& damaged) {
 
 Exit put(Io& io, Options& options) {
   options.store.puts = true;
-  ArchiveSink sink(io, options);
+  inflight::ArchiveSink sink(io, options.archive, options.store, options.put);
   Exit const exit = inflight::run_sink(io, sink, options.sink);
   return sink.comes_too_early() ? Exit::temporary : exit;
 }
