@@ -231,7 +231,9 @@ class FilterLoop {
         make_(make),
         options_(options),
         rejects_(options.dead_letters),
-        reader_(io.in, "standard input", options.max_record + 4096) {}
+        reader_(io.in, "standard input", options.max_record + 4096) {
+    expect_bytes_of(io.in);
+  }
 
   Exit run() {
     Status const status = options_.jobs <= 1 ? run_alone() : run_threads();

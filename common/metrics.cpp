@@ -1,6 +1,7 @@
 #include "common/metrics.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -20,6 +21,13 @@ namespace inflight {
 Counters& counters() {
   static Counters instance;
   return instance;
+}
+
+void expect_bytes_of(int fd) {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return;
+  off_t const begin = ::lseek(fd, 0, SEEK_CUR);
+  if (begin >= 0 && info.st_size > begin) counters().expected = static_cast<std::uint64_t>(info.st_size - begin);
 }
 
 namespace {
@@ -56,7 +64,7 @@ struct Progress::State {
   bool told = false;  // that the file cannot be written
   std::thread thread;
   std::uint64_t last_records = 0, last_bytes = 0;
-  Duration last_at{};
+  Duration last_at{}, started{};
 
   void draw() {
     Counters& c = counters();
@@ -69,8 +77,11 @@ struct Progress::State {
     if (c.lag_ns >= 0) text += fmt::format(", lag {:.1f} s", static_cast<double>(c.lag_ns) / 1e9);
     text += fmt::format(", rejected {}", c.rejected.load());
     if (c.restarts > 0) text += fmt::format(", restarts {}", c.restarts.load());
-    if (c.total > records && rate > 0) {
-      text += fmt::format(", {:.0f} s to go", static_cast<double>(c.total - records) / rate);
+    if (double const left = static_cast<double>(c.expected) - static_cast<double>(bytes); left > 0 && bytes > 0) {
+      double const speed = static_cast<double>(bytes) / std::chrono::duration<double>(now - started).count();
+      text += fmt::format(
+          ", {} to go",
+          format_duration(std::chrono::ceil<std::chrono::seconds>(std::chrono::duration<double>(left / speed))));
     }
     last_records = records, last_bytes = bytes, last_at = now;
     if (::isatty(STDERR_FILENO) == 1) {
@@ -122,7 +133,7 @@ struct Progress::State {
 Progress::Progress(CommonOptions const& options) : state_(std::make_unique<State>()) {
   state_->options = options;
   state_->line = options.progress || ::isatty(STDERR_FILENO) == 1;
-  state_->last_at = system_clock().steady();
+  state_->last_at = state_->started = system_clock().steady();
   if (state_->line || !options.metrics_file.empty()) state_->thread = std::thread([this] { state_->run(); });
 }
 

@@ -28,7 +28,7 @@ Status S3Reader::take(S3Answer& answer, std::uint64_t offset) {
   if (!answer.status.ok()) return answer.status;
   if (answer.http == 200) {  // a server without ranges sends all of it
     answer.total = answer.body.size();
-    answer.body.erase(0, offset);
+    answer.body.erase(0, std::min<std::uint64_t>(offset, answer.body.size()));
   }
   total_ = answer.total;
   return {};

@@ -55,6 +55,7 @@ SinkInput::SinkInput(Io& io, Sink& sink, SinkOptions const& options, bool texts,
       texts_(texts),
       arrived_(std::move(arrived)),
       reader_(io.in, "standard input", options.max_record + 4096) {
+  expect_bytes_of(io.in);
   for (SinkBatch& batch : batches_) {
     // Grown once: a vector that doubles would take twice the memory that is counted.
     batch.records.reserve(std::min<std::size_t>(options.batch_records, kBatchMemory / sizeof(SinkRecord) + 1));

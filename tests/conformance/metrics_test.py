@@ -3,7 +3,9 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -138,6 +140,22 @@ class Metrics(unittest.TestCase):
                 good.replace("counter", "count"), good.replace("a_total", "a"), good + 'a_total{tool="y"} 2\n', good.replace('"x"', '"x"y"'):
             with self.subTest(bad):
                 self.assertRaises(AssertionError, parse, bad)
+
+
+class ProgressLine(unittest.TestCase):
+    def test_it_says_how_long_the_rest_of_a_file_will_take_and_of_a_pipe_nothing(self):
+        with tempfile.TemporaryFile() as file:
+            file.write(EVENTS.splitlines(True)[1].encode() * 200_000)
+            for known in True, False:
+                file.seek(0)
+                # Nobody reads the output: it stands still after the first of it.
+                command = shlex.quote(tool("xml2json")) + " --progress"
+                process = subprocess.Popen(["sh", "-c", f"exec {command}" if known else f"cat | {command}"], stdin=file, stdout=subprocess.PIPE,
+                                           stderr=subprocess.PIPE, start_new_session=True)
+                line = next(line for line in map(bytes.decode, process.stderr) if ": 0 records" not in line)
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                self.assertRegex(line, r"^xml2json: \d+ records, \d+/s, .*, rejected \d+" + (r", (\d+h)?(\d+m)?(\d+s)? to go\n$" if known else r"\n$"))
 
 
 if __name__ == "__main__":
