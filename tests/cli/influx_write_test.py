@@ -14,7 +14,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from harness import free_port, run, tool, wait_for  # noqa: E402
+from harness import certificate, free_port, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "servers"))
@@ -390,15 +390,12 @@ class Answers(Case):
             self.assertEqual(numbers(stub), list(range(100)))
 
     def test_tls(self):
-        made = run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{self.box}/key", "-out", f"{self.box}/crt", "-days", "2",
-                    "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
-        self.assertEqual(made.exit, 0, made.stderr)
-        with InfluxStub(2).with_tls(f"{self.box}/crt", f"{self.box}/key") as stub:
-            self.write(stub.url + "?bucket=b", [record(1)], env={"CURL_CA_BUNDLE": f"{self.box}/crt"})
+        crt, key = certificate(self.box)
+        with InfluxStub(2).with_tls(crt, key) as stub:
+            self.write(stub.url + "?bucket=b", [record(1)], env={"CURL_CA_BUNDLE": crt})
             self.assertEqual(numbers(stub), [1])
             self.refused(2, "certificate", stub.url + "?bucket=b")
-            port = stub.server.server_port
-            done = run([tool("influx-write"), f"http://127.0.0.1:{port}?bucket=b", "--give-up", "1s"], to_lines([record(1)]), env=CLEAN)
+            done = run([tool("influx-write"), f"http://127.0.0.1:{stub.port}?bucket=b", "--give-up", "1s"], to_lines([record(1)]), env=CLEAN)
             self.assertEqual(done.exit, 75)
         with InfluxStub(2) as stub:
             self.refused(2, "wrong version number", stub.url.replace("http", "https") + "?bucket=b")
