@@ -67,7 +67,7 @@ class Servers(Job):
 
     def not_in_s3(self, positions):
         positions = self.not_archived(positions)
-        if positions and not self.s3.lists_all():
+        if positions and not self.s3.catch_up():
             raise Down
         return self.not_archived(positions)
 
@@ -89,6 +89,10 @@ class Servers(Job):
             rows = self.influx.query("bsu", f"select id from record where time >= {min(times)} and time <= {max(times)} group by subject")
             there.update((row["subject"], row["time"]) for row in rows)
         return {p for p in positions if (self.expected[p].subject, self.expected[p].time) not in there}
+
+    def compare_archive(self, test, lines):
+        test.assertTrue(self.s3.catch_up())
+        super().compare_archive(test, lines)
 
     def compare_stores(self, test, good):
         wanted = {(e.subject, e.time): {name: e.columns[name] for name in FIELDS & e.columns.keys()} for e in good}

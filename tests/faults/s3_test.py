@@ -23,11 +23,12 @@ ROUNDS = int(os.environ.get("FAULT_ROUNDS", "4"))
 S3 = tool("s3-archive")
 
 
-def lines(client, bucket, prefix):
+def lines(s3, bucket, prefix):
     """Every line of every object that is visible, counted; each object must be whole. And the names."""
-    found, keys = collections.Counter(), client.keys(bucket, prefix)
+    s3.catch_up()
+    found, keys = collections.Counter(), s3.client.keys(bucket, prefix)
     for key in keys:
-        done = run(["zstd", "-dcq"], stdin=client.get(bucket, key))
+        done = run(["zstd", "-dcq"], stdin=s3.client.get(bucket, key))
         assert done.exit == 0, f"{key}: {done.stderr}"
         found.update(done.stdout.splitlines())
     return found, keys
@@ -83,7 +84,7 @@ class Faults:
                 if crash:
                     crash.join()
                     s3.start()
-                there, _ = lines(s3.client, "faults", prefix)
+                there, _ = lines(s3, "faults", prefix)
                 self.assertEqual([line for line, count in there.items() if count > 1], [])
                 self.assertEqual([p for p in source.settled if there[events[p]] != 1], [])
                 unheard += sum(there[line] for p, line in events.items() if p not in source.settled)
@@ -91,7 +92,7 @@ class Faults:
             self.assertEqual(status, 0, source.stderr)
             seen = proxy.seen
         self.assertEqual(source.settled, set(events))
-        there, keys = lines(s3.client, "faults", prefix)
+        there, keys = lines(s3, "faults", prefix)
         self.assertEqual(there, collections.Counter(events.values()))
         self.assertEqual([key for key in s3.client.uploads("faults") if key.startswith(prefix)], [])
         env = s3.environment()
@@ -148,7 +149,7 @@ class Faults:
             again = run(command, stdin=text, env=s3.environment(proxy.url))  # the same line again, with the same spool
             self.assertEqual((again.exit, again.stderr), (0, ""))
         self.assertEqual(list((s3.dir / "state").glob("**/*.open")), [])
-        there, keys = lines(s3.client, "faults", prefix)
+        there, keys = lines(s3, "faults", prefix)
         self.assertEqual(there, collections.Counter(text.splitlines()))
         self.assertEqual(len(keys), 1)
         self.assertEqual([key for key in s3.client.uploads("faults") if key.startswith(prefix)], [])
