@@ -80,6 +80,15 @@ def environment(pid):
     return dict(e.decode(errors="replace").partition("=")[::2] for e in entries)
 
 
+def of_lines():
+    """What runs below commands that were started with FAULT_LINE in their environment, by that."""
+    found = collections.defaultdict(list)
+    for p in descendants():
+        if p.state not in "ZX" and (name := environment(p.pid).get("FAULT_LINE")):
+            found[name].append(p)
+    return found
+
+
 def alive(p):
     now = process(p.pid)
     return now is not None and now.started == p.started and now.state not in "ZX"
@@ -425,10 +434,7 @@ class Job:
     def victim(self):
         """A process of a line, or a server's by its name; each line and server as often as another, however many processes
         it has."""
-        chances = collections.defaultdict(list)
-        for p in descendants():
-            if p.state not in "ZX" and (name := environment(p.pid).get("FAULT_LINE")):
-                chances[name].append(p)
+        chances = of_lines()
         for name, server in self.servers.items():
             if name in server.processes:
                 chances[type(server).__name__].append(name)
@@ -565,7 +571,7 @@ class Job:
 
     def running(self):
         self.reap()
-        return [p for p in descendants() if p.state not in "ZX" and environment(p.pid).get("FAULT_LINE")]
+        return of_lines()
 
     def until(self, condition, what, again=None):
         def step():
