@@ -16,6 +16,14 @@ std::string_view name_of(HttpCause cause) {
   return names[static_cast<std::size_t>(cause)];
 }
 
+bool HttpResponse::misdirected() const {
+  if (cause != HttpCause::tls) return cause == HttpCause::protocol;
+  for (char const* const words : {"certificate", "version", "unknown protocol", "http request"}) {
+    if (error.find(words) != std::string::npos) return true;
+  }
+  return false;
+}
+
 void HttpOptions::add_to(Cli& cli) {
   cli.option("--max-in-flight", max_in_flight, "requests at a time");
   cli.option("--max-per-host", max_per_host, "connections to one host and port at a time (0: no such limit)");

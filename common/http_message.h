@@ -58,6 +58,10 @@ struct HttpResponse {
   Duration elapsed{};
   std::optional<Duration> retry_after;
   std::function<std::string_view(char const* name)> header;  // the last of that name, empty where there is none
+
+  // Whether no answer came because of what waiting does not mend: nobody there speaks HTTP, or TLS as we do, or we do
+  // not trust the certificate.
+  [[nodiscard]] bool misdirected() const;
 };
 
 // `Name: value` lines, as curl's -H @FILE takes them; blank lines are passed over. The values are registered as secrets

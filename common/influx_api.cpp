@@ -212,11 +212,7 @@ InfluxAnswer judge(InfluxTarget const& target, HttpResponse const& response, std
   using Kind = InfluxAnswer::Kind;
   InfluxAnswer answer;
   if (response.cause != HttpCause::none && response.cause != HttpCause::status) {
-    bool const operators =
-        response.cause == HttpCause::protocol ||
-        (response.cause == HttpCause::tls &&
-         contains_any(response.error, {"certificate", "version", "unknown protocol", "http request"}));
-    answer.status = {operators ? Code::usage : Code::temporary, response.error};
+    answer.status = {response.misdirected() ? Code::usage : Code::temporary, response.error};
     if (response.cause == HttpCause::cut || response.cause == HttpCause::timeout) answer.kind = Kind::cut;
     return answer;
   }

@@ -144,6 +144,7 @@ void InfluxWriter::stored(std::span<InfluxRow> rows) {
   // Never one that is older than what is stored now: to try again with it would bring that back.
   InfluxRow good{known_good_, known_point_, {}, {}};
   for (InfluxRow const& row : rows) {
+    if (row.fate != InfluxRow::Fate::stored) continue;
     if (row.line.size() <= kLongLine) {
       good = {row.line, row.point, {}, {}};
     } else if (same_point(good, row)) {
@@ -193,12 +194,7 @@ Status InfluxWriter::listed(std::span<InfluxRow> rows, InfluxAnswer const& answe
     rows[index].reason = reason;
   }
   if (answer.lines.size() >= kMostListed) return Status::rejected(answer.reason);
-  accepted_ = true;
-  known_good_.clear();  // which may be older than what is stored now
-  known_point_ = {};
-  for (InfluxRow& row : rows) {
-    if (row.fate == InfluxRow::Fate::open) row.fate = InfluxRow::Fate::stored;
-  }
+  stored(rows);
   return {};
 }
 

@@ -46,7 +46,7 @@ class InfluxWriter {
   InfluxWriter() = default;
   Result<InfluxAnswer> ask(std::span<InfluxRow const> rows, std::optional<Duration>& retry_after);
   std::size_t chunk(std::span<InfluxRow const> rows, std::size_t begin, std::size_t& bytes) const;
-  void stored(std::span<InfluxRow> rows);
+  void stored(std::span<InfluxRow> rows);  // those that are not rejected
   Status refused(std::span<InfluxRow> rows, InfluxAnswer const& answer);
   Status listed(std::span<InfluxRow> rows, InfluxAnswer const& answer, std::optional<Duration>& retry_after);
   Status doubtful(std::span<InfluxRow> rows, InfluxAnswer const& answer, std::optional<Duration>& retry_after);

@@ -176,9 +176,11 @@ struct S3Client::State {
       std::string_view why = response.error;  // `URL: why`
       if (std::size_t const at = why.find(": "); at != std::string_view::npos) why.remove_prefix(at + 2);
       answer.http = 0;
-      answer.status = response.cause == HttpCause::too_large
-                          ? Status::usage(fmt::format("{}: {}: {}: is it an S3 server?", name(request.key), base, why))
-                          : Status::temporary(fmt::format("{}: {}: {}", name(request.key), base, why));
+      std::string what = fmt::format("{}: {}: {}", name(request.key), base, why);
+      if (response.cause == HttpCause::too_large || response.cause == HttpCause::protocol)
+        answer.status = Status::usage(what + ": is it an S3 server?");
+      else
+        answer.status = {response.misdirected() ? Code::usage : Code::temporary, std::move(what)};
       return answer;
     }
     answered = true;

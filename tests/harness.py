@@ -10,15 +10,20 @@ In CMake: add_test(NAME … COMMAND python3 FILE) with INFLIGHT_BIN (folder of t
 (this folder) in its environment; without INFLIGHT_BIN the release build is taken.
 """
 import collections
+import contextlib
 import ctypes
+import http.server
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -50,10 +55,13 @@ def run(command, stdin="", timeout=60, text=True, **options):
 
 
 def free_port():
-    """A loopback port that nobody listens on now, for servers that cannot choose one themselves."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A loopback port that nobody listens on now, for servers that cannot choose one themselves. Where possible none of
+    those that connections are given: one of these could have it while the server is down, or meet itself there."""
+    first = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", random.randrange(10000, first) if first > 20000 else 0))
+            return s.getsockname()[1]
 
 
 def wait_for(condition, timeout=30, what="the condition"):
@@ -67,31 +75,36 @@ def wait_for(condition, timeout=30, what="the condition"):
     raise TimeoutError(f"waited {timeout} s for {what}")
 
 
-class Server:
-    """A process with a folder of its own (`dir`, removed in the end), ready when the block begins and gone when it
-    ends.
+def certificate(folder, names="IP:127.0.0.1,DNS:localhost"):
+    """Of these names, signed by itself, and its key, as files in this folder."""
+    made = run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{folder}/key", "-out", f"{folder}/crt",
+                "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", f"subjectAltName={names}"])
+    assert made.exit == 0, made.stderr
+    return f"{folder}/crt", f"{folder}/key"
 
-    `{dir}` and `{port}` (a free port) in the command are replaced. With `ready`, a regular expression, it is ready when
-    that stands in its standard output, and the first group is its `url`; with ready=None, when its port accepts a
-    connection.
+
+def end_with_the_test():
+    """For a child before it executes. A test that is itself killed (ctest's time limit) cannot clean up: the kernel does.
+    Start servers from the main thread: the kernel acts when the starting thread ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class PrivateServer:
+    """Processes that a test has for itself and a folder of theirs (`dir`, removed in the end): ready when the block begins,
+    gone when it ends. kill(), stop() and start() as often as a test likes: what is in the folder stays.
+
+    A kind of server has prepare(), launch() and is_ready().
     """
+    patience = 60  # s until it is ready; for hangs, not for speed
 
-    def __init__(self, command, ready=r"listening on (\S+)", timeout=30, env=None):
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="inflight-test-"))
-        self.port = free_port() if any("{port}" in str(c) for c in command) else None
-        self.command = [str(c).replace("{dir}", str(self.dir)).replace("{port}", str(self.port)) for c in command]
-        self.url = f"http://127.0.0.1:{self.port}" if self.port else None
-        self.exit = None
-        self._ready, self._timeout, self._env = ready, timeout, env
-        self.process = None
+    def __init__(self, parent=None):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="inflight-test-", dir=parent))
+        self.processes = {}
 
     def __enter__(self):
         try:
-            with open(self.dir / "stdout.txt", "wb") as out, open(self.dir / "stderr.txt", "wb") as err:
-                self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                                                env=self._env, start_new_session=True,
-                                                preexec_fn=self.end_with_the_test)
-            wait_for(self._is_ready, self._timeout, f"{self.command[0]} to be ready")
+            self.prepare()
+            self.start()
         except BaseException:
             self.__exit__()
             raise
@@ -101,32 +114,89 @@ class Server:
         self.stop()
         shutil.rmtree(self.dir, ignore_errors=True)
 
+    def prepare(self):
+        """Once, before all else."""
+
+    def launch(self):
+        """Spawns those of its processes that do not run."""
+        raise NotImplementedError
+
+    def is_ready(self):
+        raise NotImplementedError
+
+    def start(self):
+        """Returns when it is ready."""
+        self.launch()
+        self.wait()
+        return self
+
+    def wait(self, condition=None, what=None):
+        """Until it is ready, or for this condition; not longer than its processes live."""
+        def checked():
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{name} ended with {process.returncode}: {self.log(name)}")
+            return (condition or self.is_ready)()
+        wait_for(checked, self.patience, what or f"{', '.join(self.processes)} to be ready")
+
+    def spawn(self, name, command, **options):
+        if name not in self.processes:
+            with open(self.dir / f"{name}.out", "wb") as out, open(self.dir / f"{name}.err", "wb") as err:
+                self.processes[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                                                        start_new_session=True, preexec_fn=end_with_the_test, **options)
+
+    def kill(self, how=signal.SIGKILL, names=None):
+        """Ends its processes, all or those of these names; what does not go within 10 s is killed, with what it started."""
+        chosen = {name: self.processes.pop(name) for name in reversed(list(self.processes)) if names is None or name in names}
+        for process in chosen.values():
+            if process.poll() is None:
+                process.send_signal(how)
+        for process in chosen.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def stop(self):
+        self.kill(signal.SIGTERM)
+
+    def log(self, name):
+        """The end of what it has said since it was started."""
+        return "".join((self.dir / f"{name}.{kind}").read_text(errors="surrogateescape") for kind in ("out", "err"))[-2000:]
+
+
+class Server(PrivateServer):
+    """One command.
+
+    `{dir}` and `{port}` (a free port) in it are replaced. With `ready`, a regular expression, it is ready when that
+    stands in its standard output, and the first group is its `url`; with ready=None, when its port accepts a connection.
+    """
+    def __init__(self, command, ready=r"listening on (\S+)", timeout=30, env=None):
+        super().__init__()
+        self.port = free_port() if any("{port}" in str(c) for c in command) else None
+        self.command = [str(c).replace("{dir}", str(self.dir)).replace("{port}", str(self.port)) for c in command]
+        self.url = f"http://127.0.0.1:{self.port}" if self.port else None
+        self.patience, self._ready, self._env = timeout, ready, env
+        self.name = pathlib.Path(self.command[0]).name
+        self.process = None
+
+    def launch(self):
+        self.spawn(self.name, self.command, env=self._env)
+        self.process = self.processes[self.name]
+
     def stop(self, signal_number=signal.SIGTERM):
-        """Stop it and return its exit code; what does not go within 10 s is killed, with what it started."""
-        if self.process is None or self.exit is not None:
-            return self.exit
-        if self.process.poll() is None:
-            self.process.send_signal(signal_number)
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            pass
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.exit = self.process.wait()
-        return self.exit
+        """Returns its exit code."""
+        self.kill(signal_number)
+        return self.process and self.process.returncode
 
     def stdout(self):
-        return (self.dir / "stdout.txt").read_text(errors="surrogateescape")
+        return (self.dir / f"{self.name}.out").read_text(errors="surrogateescape")
 
     def stderr(self):
-        return (self.dir / "stderr.txt").read_text(errors="surrogateescape")
+        return (self.dir / f"{self.name}.err").read_text(errors="surrogateescape")
 
-    def _is_ready(self):
-        if self.process.poll() is not None:
-            raise RuntimeError(f"{self.command[0]} ended with {self.process.returncode}: {self.stderr()}")
+    def is_ready(self):
         if self._ready is None:
             with socket.socket() as s:
                 return s.connect_ex(("127.0.0.1", self.port)) == 0
@@ -137,8 +207,50 @@ class Server:
             self.port = int(port.group(1)) if port else self.port
         return found
 
-    @staticmethod
-    def end_with_the_test():
-        # A test that is itself killed (ctest's time limit) cannot clean up: the kernel does. Start servers from the
-        # main thread: the kernel acts when the starting thread ends.
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+class HttpServer:
+    """An HTTP server within the test (`url`, `port`): handle(request) answers, whatever the method."""
+
+    def __init__(self):
+        server = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one(self):
+                server.handle(self)
+
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one
+
+            def log_message(self, *_):
+                pass
+
+        class Listener(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_):  # a client that was killed
+                pass
+
+        self.listener = Listener(("127.0.0.1", 0), Handler)
+        self.port = self.listener.server_port
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def with_tls(self, certificate, key):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self.listener.socket = context.wrap_socket(self.listener.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = self.url.replace("http:", "https:")
+        return self
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self.listener.serve_forever, kwargs={"poll_interval": 0.02})
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.listener.shutdown()
+        self.thread.join()
+        self.listener.server_close()
+
+    def handle(self, request):
+        raise NotImplementedError

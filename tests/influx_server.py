@@ -11,13 +11,12 @@ import http.client
 import json
 import os
 import pathlib
-import signal
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
-from harness import Server, wait_for
+from harness import Server
 
 CONFIG = """reporting-enabled = false
 bind-address = "127.0.0.1:0"
@@ -48,30 +47,18 @@ class InfluxServer(Server):
     def __init__(self, auth=False, max_body=25_000_000, index="tsi1", more_data=""):
         super().__init__([PROGRAM, "-config", "{dir}/influxdb.conf", "-pidfile", "{dir}/pid-of-{port}"], ready=None)
         self._settings = {"auth": str(auth).lower(), "max_body": max_body, "index": index}
-        self.auth, self.more_data = auth, more_data
+        self.auth, self._without_user, self.more_data = auth, auth, more_data
 
-    def __enter__(self):
+    def launch(self):
         (self.dir / "influxdb.conf").write_text(CONFIG.format(dir=self.dir, port=self.port, more_data=self.more_data, **self._settings))
-        super().__enter__()
-        try:
-            wait_for(self._answers, what="influxd to answer")
-            if self.auth:
-                self.ask(f"create user {self.user} with password '{self.password}' with all privileges")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def kill(self):
-        """SIGKILL, at once."""
-        self.stop(signal.SIGKILL)
+        super().launch()
 
     def start(self):
-        """Again after kill() or stop(), with the same data on the same port."""
-        self.exit = None
-        auth, self.auth = self.auth, False
-        self.__enter__()
-        self.auth = auth
+        super().start()
+        if self._without_user:
+            self.ask(f"create user {self.user} with password '{self.password}' with all privileges")
+            self._without_user = False
+        return self
 
     def create(self, database, *more):
         self.ask(f'create database "{database}" {" ".join(more)}')
@@ -111,7 +98,7 @@ class InfluxServer(Server):
         rows = self.query(database, f'select count("{field}") from "{measurement}"')
         return rows[0]["count"] if rows else 0
 
-    def _answers(self):
+    def is_ready(self):
         with contextlib.suppress(urllib.error.URLError, ConnectionError, http.client.HTTPException):
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ping", timeout=10) as answer:
                 return answer.status == 204

@@ -4,14 +4,10 @@
         run([tool("redis-write"), redis.url, "--key", "u:{subject}"], stdin=records)
         redis("HGETALL", "u:17")
 """
-import pathlib
-import shutil
 import signal
 import socket
-import subprocess
-import tempfile
 
-from harness import Server, free_port, wait_for
+from harness import PrivateServer, free_port
 
 
 class RedisError(Exception):
@@ -61,72 +57,55 @@ class Client:
         self._socket.close()
 
 
-class Redis:
+class Redis(PrivateServer):
     """Listens on a unix socket (`url`, `path`), and with port=True on a loopback port too (`port`, `tcp`). Durable, unless
-    further options say otherwise. stop(), kill() and start() keep its data; all is gone when the block ends."""
+    further options say otherwise."""
 
     def __init__(self, *options, port=False, appendonly=True):
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="inflight-test-"))
+        super().__init__()
         self.path = str(self.dir / "redis.sock")
         self.url = f"unix:{self.path}"
         self.port = free_port() if port else 0
-        self._options = ["--appendonly", "yes" if appendonly else "no", "--appendfsync", "always", *options]
-        self._process = self._client = None
+        self._command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.dir), "--unixsocket", self.path,
+                         "--save", "", "--loglevel", "warning", "--appendonly", "yes" if appendonly else "no", "--appendfsync", "always",
+                         *options]
+        self._client = None
 
     @property
     def tcp(self):
         return f"redis://127.0.0.1:{self.port}"
 
-    def __enter__(self):
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self.kill()
-        shutil.rmtree(self.dir, ignore_errors=True)
+    def launch(self, *options):
+        self.spawn("redis-server", [*self._command, *options])
 
     def start(self, *options, ready=None):
-        """Returns when it answers, or when ready() says so. For the main thread (harness.py)."""
-        command = ["redis-server", "--bind", "127.0.0.1", "--dir", str(self.dir), "--unixsocket", self.path, "--save", "",
-                   "--loglevel", "warning", *self._options, *options]
-
-        def answers():
-            if self._process is None or self._process.poll() is not None:  # its port may be taken for now
-                with open(self.dir / "log", "ab") as log:
-                    self._process = subprocess.Popen([*command, "--port", str(self.port)], stdin=subprocess.DEVNULL, stdout=log,
-                                                     stderr=log, start_new_session=True, preexec_fn=Server.end_with_the_test)
-            if ready is not None:
-                return ready()
-            client = None
-            try:
-                client = Client(self.path)
-                client("PING")
-                self._client = client
-                return True
-            except (OSError, RedisError):  # not yet, or it loads
-                if client is not None:
-                    client.close()
-                return False
-        wait_for(answers, 60, what="redis-server to answer")
+        """With these options for this time; returns when it answers, or when ready() says so."""
+        self.launch(*options)
+        self.wait(ready)
         return self
 
-    def kill(self, number=signal.SIGKILL):
+    def is_ready(self):
+        client = None
+        try:
+            client = Client(self.path)
+            client("PING")
+        except (OSError, RedisError):  # not yet, or it loads
+            if client is not None:
+                client.close()
+            return False
         if self._client is not None:
             self._client.close()
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(60)
-        self._process = self._client = None
+        self._client = client
+        return True
 
-    def stop(self):
-        self.kill(signal.SIGTERM)
+    def kill(self, how=signal.SIGKILL, names=None):
+        if self._client is not None:
+            self._client.close()
+        self._client = None
+        super().kill(how, names)
 
     def signal(self, number):
-        self._process.send_signal(number)
+        self.processes["redis-server"].send_signal(number)
 
     def __call__(self, *words):
         return self._client(*words)

@@ -7,7 +7,7 @@
             s3.make_bucket("bucket")
             run([tool("s3-archive"), "put", "s3://bucket/raw"], env=s3.environment())
 
-Both check signatures; they differ in what else they know: Swift has no If-None-Match, Ceph does not mind the region.
+Both check signatures and know a bucket as BUCKET.localhost, too; they differ in what else they know: Swift has no If-None-Match, Ceph does not mind the region.
 Client is a second opinion, signed by a few lines of python: what it sees is not what s3-archive says of itself. Proxy
 breaks connections to them.
 """
@@ -16,19 +16,15 @@ import datetime
 import hashlib
 import hmac
 import http.client
-import http.server
 import os
 import pathlib
 import random
 import shutil
-import signal
-import subprocess
-import tempfile
 import threading
 import urllib.parse
 import xml.etree.ElementTree
 
-from harness import Server, free_port, run, wait_for
+from harness import HttpServer, PrivateServer, free_port, run
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -91,6 +87,10 @@ class Client:
     def get(self, bucket, key):
         return self.ask("GET", f"/{bucket}/{key}")[2]
 
+    def etag(self, bucket, key):
+        headers = self.ask("HEAD", f"/{bucket}/{key}")[1]
+        return headers.get("ETag") or headers["Etag"]
+
     def put(self, bucket, key, body):
         self.ask("PUT", f"/{bucket}/{key}", body=body)
 
@@ -108,34 +108,21 @@ class Client:
         self.ask("PUT", f"/{bucket}", ok=(200, 409))
 
 
-class S3Server:
-    """Several processes in a folder of their own; `start` and `kill` as often as a test likes, what was stored stays."""
+class S3Server(PrivateServer):
+    """Several processes; `client` is one that is not ours."""
     name = key = secret = ""
     programs = ()
+    patience = 90
 
     def __init__(self):
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="inflight-test-", dir="/var/tmp"))
+        super().__init__("/var/tmp")
         self.port = free_port()
-        self.processes = {}
         self.client = Client(self.port, self.key, self.secret)
 
     @classmethod
     def missing(cls):
         """Why it cannot be had here; empty where it can."""
         return " ".join(missing(*cls.programs))
-
-    def __enter__(self):
-        try:
-            self.prepare()
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self.kill(signal.SIGTERM)
-        shutil.rmtree(self.dir, ignore_errors=True)
 
     @property
     def url(self):
@@ -151,28 +138,8 @@ class S3Server:
     def make_bucket(self, bucket):
         self.client.make_bucket(bucket)
 
-    def spawn(self, name, command):
-        with open(self.dir / f"{name}.log", "ab") as log:
-            self.processes[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self.dir,
-                env=dict(os.environ, PATH=PATH), preexec_fn=Server.end_with_the_test)
-
-    def kill(self, how=signal.SIGKILL, names=None):
-        """Ends the processes, all or those of these names; after start() it goes on with what it has."""
-        chosen = [name for name in self.processes if names is None or name in names]
-        for name in reversed(chosen):
-            if self.processes[name].poll() is None:
-                os.killpg(self.processes[name].pid, how)
-        for name in chosen:
-            process = self.processes.pop(name)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-    def catch_up(self):
-        """Lets a list of objects show all that are stored."""
+    def spawn(self, name, command, **options):
+        super().spawn(name, command, cwd=self.dir, env=dict(os.environ, PATH=PATH), **options)
 
     def answers(self, port=None):
         connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=5)
@@ -185,16 +152,12 @@ class S3Server:
         finally:
             connection.close()
 
-    def log(self, name):
-        return (self.dir / f"{name}.log").read_text(errors="replace")[-2000:]
+    def is_ready(self):
+        return self.answers()
 
-    def wait_for(self, condition, what):
-        def checked():
-            for name, process in self.processes.items():
-                if process.poll() is not None:
-                    raise RuntimeError(f"{name} ended with {process.returncode}: {self.log(name)}")
-            return condition()
-        wait_for(checked, 90, what)
+    def catch_up(self):
+        """Lets a list of objects show all that are stored; false where it cannot now."""
+        return True
 
 
 class Swift(S3Server):
@@ -209,12 +172,13 @@ class Swift(S3Server):
         for kind in self.kinds:
             (self.dir / f"{kind}.conf").write_text(
                 f"[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = {self.ports[kind]}\ndevices = {self.dir}/srv\nmount_check = false\n"
-                f"disable_fallocate = true\n{common}[pipeline:main]\npipeline = {kind}-server\n[app:{kind}-server]\nuse = egg:swift#{kind}\n[{kind}-updater]\n")
+                f"disable_fallocate = true\n{common}[pipeline:main]\npipeline = {kind}-server\n[app:{kind}-server]\nuse = egg:swift#{kind}\n"
+                f"[{kind}-updater]\n")
             for words in (("create", "4", "1", "0"), ("add", f"r1z1-127.0.0.1:{self.ports[kind]}/d1", "1"), ("rebalance",)):
                 done = run(["swift-ring-builder", f"{self.dir}/{kind}.builder", *words], env=dict(os.environ, PATH=PATH))
                 assert done.exit == 0, done
         filters = {"catch_errors": "", "gatekeeper": "", "cache": f"memcache_servers = 127.0.0.1:{self.ports['memcached']}\n",
-                   "listing_formats": "", "s3api": "s3_acl = false\nlocation = us-east-1\n",
+                   "listing_formats": "", "s3api": "s3_acl = false\nlocation = us-east-1\nstorage_domain = localhost\n",
                    "tempauth": "user_test_tester = testing .admin\n", "copy": "", "slo": "rate_limit_after_segment = 100000\n",
                    "dlo": "", "versioned_writes": "allow_object_versioning = true\n", "symlink": "", "bulk": ""}
         eggs = {"cache": "memcache"}
@@ -225,19 +189,22 @@ class Swift(S3Server):
             "error_suppression_limit = 1000000\n" +
             "".join(f"[filter:{name}]\nuse = egg:swift#{eggs.get(name, name)}\n{more}" for name, more in filters.items()))
 
-    def start(self):
-        if "memcached" not in self.processes:
-            self.spawn("memcached", ["memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", str(self.ports["memcached"]), "-m", "16", "-t", "1"])
+    def launch(self):
+        self.spawn("memcached", ["memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", str(self.ports["memcached"]), "-m", "16", "-t", "1"])
         for kind in (*self.kinds, "proxy"):
-            if kind not in self.processes:
-                self.spawn(kind, ["/usr/bin/swift-%s-server" % kind, f"{self.dir}/{kind}.conf"])
-        self.wait_for(lambda: all(self.answers(self.ports[kind]) for kind in self.kinds) and self.answers(), "Swift to answer")
+            self.spawn(kind, ["/usr/bin/swift-%s-server" % kind, f"{self.dir}/{kind}.conf"])
+
+    def is_ready(self):
+        return all(self.answers(self.ports[kind]) for kind in self.kinds) and self.answers()
 
     def catch_up(self):
         # What is stored while the container server is away is listed when the updater, which runs every five minutes, has told it.
-        while any((self.dir / "srv/d1").glob("async_pending*/*/*")):
-            done = run(["swift-object-updater", f"{self.dir}/object.conf", "once"], timeout=60, env=dict(os.environ, PATH=PATH))
+        def pending():
+            return any((self.dir / "srv/d1").glob("async_pending*/*/*"))
+        if pending():
+            done = run(["swift-object-updater", f"{self.dir}/object.conf", "once"], env=dict(os.environ, PATH=PATH))
             assert done.exit == 0, done
+        return not pending()
 
     crash = ("proxy", "account", "container", "object")  # what a test may kill; without memcached it answers 500
 
@@ -307,32 +274,32 @@ setuser match path = {folder}
         self.ceph("--mkfs", "-i", "a", "--monmap", f"{folder}/monmap", "--keyring", keyring, program="ceph-mon")
         self.fresh = True
 
-    def start(self):
+    def launch(self):
         conf = f"{self.dir}/ceph.conf"
-        if "mon" not in self.processes:
-            self.spawn("mon", ["ceph-mon", "-c", conf, "-f", "-i", "a"])
-            self.wait_for(lambda: self.ceph("--connect-timeout", "2", "mon", "stat", check=False).exit == 0, "the monitor")
+        self.spawn("mon", ["ceph-mon", "-c", conf, "-f", "-i", "a"])
+        self.wait(lambda: self.ceph("--connect-timeout", "2", "mon", "stat", check=False).exit == 0, "the monitor")
         if self.fresh:
             uuid = pathlib.Path("/proc/sys/kernel/random/uuid").read_text().strip()
             self.ceph("osd", "new", uuid)
             self.ceph("--mkfs", "-i", "0", "--osd-uuid", uuid, program="ceph-osd")
-        if "osd" not in self.processes:
-            self.spawn("osd", ["ceph-osd", "-c", conf, "-f", "-i", "0"])
-            self.wait_for(lambda: "1 up" in self.ceph("--connect-timeout", "2", "osd", "stat", check=False).stdout, "the OSD")
-        if "rgw" not in self.processes:
-            self.spawn("rgw", ["radosgw", "-c", conf, "-f", "-n", "client.rgw"])
-        self.wait_for(self.answers, "radosgw to answer")
+        self.spawn("osd", ["ceph-osd", "-c", conf, "-f", "-i", "0"])
+        self.wait(lambda: "1 up" in self.ceph("--connect-timeout", "2", "osd", "stat", check=False).stdout, "the OSD")
+        self.spawn("rgw", ["radosgw", "-c", conf, "-f", "-n", "client.rgw"])
+
+    def start(self):
+        super().start()
         if self.fresh:
             self.ceph("user", "create", "--uid", "pipe", "--display-name", "pipe", "--access-key", self.key,
                       "--secret-key", self.secret, program="radosgw-admin")
             self.fresh = False
+        return self
 
 
 ALL = (Swift, Ceph)
 SERVERS = tuple(server for server in ALL if not server.missing())
 
 
-class Proxy:
+class Proxy(HttpServer):
     """Stands before a server and, by seed, breaks some of the requests: an error of the server's kind, no answer at all, a
     connection that is cut before the request is passed on, or after it, when nobody learns that it was done.
 
@@ -340,43 +307,16 @@ class Proxy:
     KINDS = ("500", "503", "409", "hang", "cut before", "cut after", "cut within")
 
     def __init__(self, port, seed, faults=0):
+        super().__init__()
         self.port_behind, self.faults = port, faults
         self.random = random.Random(seed)
         self.seen = collections.Counter()
         self.lock = threading.Lock()
-        proxy = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle_one(self):
-                proxy.handle(self)
-
-            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one
-
-            def log_message(self, *_):
-                pass
-
-        class Listener(http.server.ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, *_):  # a client that was killed
-                pass
-
-        self.listener = Listener(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.listener.server_address[1]}"
         self.closed = threading.Event()
-
-    def __enter__(self):
-        self.thread = threading.Thread(target=self.listener.serve_forever, kwargs={"poll_interval": 0.05})
-        self.thread.start()
-        return self
 
     def __exit__(self, *_):
         self.closed.set()
-        self.listener.shutdown()
-        self.thread.join()
-        self.listener.server_close()
+        super().__exit__()
 
     def handle(self, request):
         with self.lock:

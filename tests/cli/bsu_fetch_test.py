@@ -20,7 +20,7 @@ import urllib.parse
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from harness import Server, run, tool, wait_for
+from harness import Server, certificate, run, tool, wait_for
 
 
 def sim(*options):
@@ -642,19 +642,17 @@ class Http2(unittest.TestCase):
             root = pathlib.Path(folder)
             for i in range(40):
                 (root / f"u{i}").write_text(f"<bsu n='{i}'/>")
-            made = run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{folder}/key", "-out", f"{folder}/crt",
-                        "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
-            self.assertEqual(made.exit, 0, made.stderr)
+            crt, key = certificate(folder)
             # nghttpd speaks nothing but HTTP/2.
-            with Server(["nghttpd", "-v", "-a", "127.0.0.1", "-d", folder, "{port}", f"{folder}/key", f"{folder}/crt"], ready=None) as h2:
+            with Server(["nghttpd", "-v", "-a", "127.0.0.1", "-d", folder, "{port}", key, crt], ready=None) as h2:
                 with file_of("".join(f"u{i} https://127.0.0.1:{h2.port}/u{i}\n" for i in range(40))) as devices:
-                    done = fetch("--devices", devices, "--once", *patient, env={"CURL_CA_BUNDLE": f"{folder}/crt"})
+                    done = fetch("--devices", devices, "--once", *patient, env={"CURL_CA_BUNDLE": crt})
                     log = h2.stdout()
                     unknown = fetch("--devices", devices, "--once", *patient)
                     (root / "ca.pem").write_bytes((root / "crt").read_bytes())
                     self.assertEqual(run(["openssl", "rehash", folder]).exit, 0)
                     trusted = [fetch("--devices", devices, "--once", "--limit", "1", *patient, env={"CURL_CA_BUNDLE": "", **env})
-                               for env in ({"SSL_CERT_FILE": f"{folder}/crt"}, {"SSL_CERT_DIR": folder, "SSL_CERT_FILE": ""})]
+                               for env in ({"SSL_CERT_FILE": crt}, {"SSL_CERT_DIR": folder, "SSL_CERT_FILE": ""})]
         self.assertEqual((done.exit, done.stderr), (0, ""))
         self.assertEqual(sorted(e["data"] for e in events_of(done.stdout)), sorted(f"<bsu n='{i}'/>" for i in range(40)))
         asked = {line.split("]")[0] for line in log.splitlines() if "recv HEADERS" in line}

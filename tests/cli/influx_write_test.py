@@ -14,7 +14,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from harness import free_port, run, tool, wait_for  # noqa: E402
+from harness import certificate, free_port, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "servers"))
@@ -342,16 +342,49 @@ class Answers(Case):
             self.assertRegex(done.stderr, r"\Ainflux-write: line 1: no field[^\n]*\ninflux-write: http:[^\n]*unauthorized access\n\Z")
 
     def test_a_refusal_that_nothing_explains_is_the_points_own_only_while_others_are_taken(self):
-        for version, path in (2, "?bucket=b"), (3, "/api/v3/write_lp?db=b"):
-            with InfluxStub(version) as stub:
-                true_write = stub.write
-
-                def picky(handler, body, true_write=true_write):
-                    return (400, {"message": "I do not like it"}) if b"n=33 " in body else true_write(handler, body)
-                stub.write = picky
-                done = self.write(stub.url + path, (record(n) for n in range(100)), exit=1)
+        for version in 2, 3:
+            with self.picky(version) as (stub, url):
+                done = self.write(url, (record(n) for n in range(100)), exit=1)
                 self.assertEqual(done.stderr, "influx-write: line 34: I do not like it\n")
                 self.assertEqual(numbers(stub), [n for n in range(100) if n != 33])
+
+    @contextlib.contextmanager
+    def picky(self, version):
+        """Refuses the line with n=33 without a reason as long as `picky.armed`."""
+        with InfluxStub(version) as stub:
+            write, stub.armed = stub.write, True
+            stub.write = lambda handler, body: (400, {"message": "I do not like it"}) if stub.armed and b"n=33 " in body else write(handler, body)
+            yield stub, stub.url + ("?bucket=b" if version == 2 else "/api/v3/write_lp?db=b")
+
+    def test_a_line_that_a_longer_one_has_replaced_is_not_written_again(self):
+        """Not even to see whether the server takes any point at all: until another one is stored, nothing tells that."""
+        old, new = record(1, v=1), {**record(1), "v": 2, "text": "x" * 70_000}
+        for version in 2, 3:
+            for batch in "1", "100":
+                with self.subTest(version=version, batch=batch), self.picky(version) as (stub, url):
+                    process = self.start(url, "--batch-records", batch)
+                    process.stdin.write(to_lines([old, new, record(33)]).encode())
+                    process.stdin.close()
+                    wait_for(lambda: "waiting: " in self.stderr() or process.poll() is not None, what="influx-write to wait")
+                    self.assertEqual(stub.points[("record", (("subject", "u1"),), BASE + 1)], {"n": 1, "v": 2, "text": new["text"]})
+                    stub.armed = False
+                    self.assertEqual(process.wait(60), 0, self.stderr())
+                    self.assertEqual(numbers(stub), [1, 33])
+
+    def test_what_a_partial_write_has_stored_tells_that_points_are_taken(self):
+        """And an older line of the same point is not what is tried again."""
+        first, second = [record(1, v=1)], [{**record(1), "v": 2}, record(2, v="no number")]
+        with self.picky(3) as (stub, url):
+            process = self.start(url, "--batch-records", "2", "--linger", "50ms")
+            for records, stored in (first, {"n": 1, "v": 1}), (second, {"n": 1, "v": 2}), ([record(33)], None):
+                process.stdin.write(to_lines(records).encode())
+                process.stdin.flush()
+                if stored:
+                    wait_for(lambda: stub.points.get(("record", (("subject", "u1"),), BASE + 1)) == stored, what="the points")
+            process.stdin.close()
+            self.assertEqual(process.wait(60), 1, self.stderr())
+            self.assertRegex(self.stderr(), r"\Ainflux-write: line 3: [^\n]*\ninflux-write: line 4: I do not like it\n\Z")
+            self.assertEqual(stub.points[("record", (("subject", "u1"),), BASE + 1)], {"n": 1, "v": 2})
 
     def test_a_server_that_comes_and_goes_makes_no_point_guilty(self):
         """One of two behind a balancer answers rubbish: in turn, the points are taken and refused."""
@@ -390,15 +423,12 @@ class Answers(Case):
             self.assertEqual(numbers(stub), list(range(100)))
 
     def test_tls(self):
-        made = run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{self.box}/key", "-out", f"{self.box}/crt", "-days", "2",
-                    "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
-        self.assertEqual(made.exit, 0, made.stderr)
-        with InfluxStub(2).with_tls(f"{self.box}/crt", f"{self.box}/key") as stub:
-            self.write(stub.url + "?bucket=b", [record(1)], env={"CURL_CA_BUNDLE": f"{self.box}/crt"})
+        crt, key = certificate(self.box)
+        with InfluxStub(2).with_tls(crt, key) as stub:
+            self.write(stub.url + "?bucket=b", [record(1)], env={"CURL_CA_BUNDLE": crt})
             self.assertEqual(numbers(stub), [1])
             self.refused(2, "certificate", stub.url + "?bucket=b")
-            port = stub.server.server_port
-            done = run([tool("influx-write"), f"http://127.0.0.1:{port}?bucket=b", "--give-up", "1s"], to_lines([record(1)]), env=CLEAN)
+            done = run([tool("influx-write"), f"http://127.0.0.1:{stub.port}?bucket=b", "--give-up", "1s"], to_lines([record(1)]), env=CLEAN)
             self.assertEqual(done.exit, 75)
         with InfluxStub(2) as stub:
             self.refused(2, "wrong version number", stub.url.replace("http", "https") + "?bucket=b")

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import functools
 import http.server
+import io
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ import urllib.parse
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from archive_source import Source, event  # noqa: E402
-from harness import free_port, run, tool  # noqa: E402
+from harness import certificate, free_port, run, tool  # noqa: E402
 from s3_server import ALL, PATH, Proxy, missing  # noqa: E402
 
 S3 = tool("s3-archive")
@@ -168,6 +169,37 @@ class S3Tests:
         self.assertEqual(self.keys(), before)
         self.assertEqual([k for k in self.s3.client.uploads("bucket") if k.startswith(self.prefix)], [other])
 
+    def test_a_lost_race_for_an_object_in_parts_leaves_no_parts(self):
+        """As S3 answers it: 412 to the last request, and the parts stay until somebody aborts the upload."""
+        rng = random.Random(1)
+        text = "".join(event(n, 1, pad=base64.b64encode(rng.randbytes(60_000)).decode()) + "\n" for n in range(150))
+        for same in True, False:
+            parts, lost = {}, []
+            with self.subTest(same=same), Proxy(self.s3.port, 1) as proxy:
+                handle = proxy.handle
+
+                def race(request):
+                    path, _, query = request.path.partition("?")
+                    query = dict(urllib.parse.parse_qsl(query))
+                    body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+                    if "partNumber" in query:
+                        parts[int(query["partNumber"])] = body
+                    if request.command != "POST" or "uploadId" not in query:
+                        request.rfile = io.BytesIO(body)
+                        return handle(request)
+                    lost.append(request.headers["If-None-Match"])
+                    self.s3.client.put("bucket", self.decoded(path), b"".join(parts[n] for n in sorted(parts)) if same else b"else")
+                    return proxy.answer(request, 412, {}, b"<?xml version='1.0'?><Error><Code>PreconditionFailed</Code></Error>")
+
+                proxy.handle = race
+                archive = f"{self.archive} {same}"
+                done = self.call("put", "--multipart", "5MiB", archive=archive, stdin=text, env=self.s3.environment(proxy.url), exit=0 if same else 70)
+                self.assertRegex(done.stderr, r"\A\Z" if same else "exists with other content")
+                self.assertEqual((lost, len(parts)), (["*"], 2))
+                self.assertEqual([k for k in self.s3.client.uploads("bucket") if k.startswith(self.prefix)], [])
+                if same:
+                    self.assertEqual(self.call("get", archive=archive).stdout, text)
+
     def test_memory_is_bounded(self):
         # By a process of its own: what is measured begins with the size of who starts it.
         measure = "import os, sys; p = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ); _, s, u = os.wait4(p, 0); " \
@@ -254,6 +286,44 @@ class S3Tests:
             stderr = self.call("ls", env=env, exit=2).stderr
             self.assertIn("line 1", stderr)
             self.assertNotIn("secret words", stderr)
+
+    def test_a_bucket_before_the_host(self):
+        with Proxy(self.s3.port, 1) as proxy:
+            handle, asked = proxy.handle, []
+            proxy.handle = lambda request: (asked.append((request.headers["Host"], request.path.partition("?")[0])), handle(request))
+            url = f"http://localhost:{proxy.port}"
+            some = [event(n, n * 60) for n in range(200)]
+            self.call("put", "--addressing", "virtual", stdin="\n".join(some), env=self.s3.environment(url))
+            self.assertEqual(self.lines(), collections.Counter(some))
+            with tempfile.NamedTemporaryFile("w") as config:
+                config.write("[default]\ns3 =\n  addressing_style = virtual\n")
+                config.flush()
+                got = self.call("get", env=self.s3.environment(url, AWS_CONFIG_FILE=config.name))
+            self.assertEqual(got.stdout.splitlines(), some)
+            self.assertEqual({host for host, _ in asked}, {f"bucket.localhost:{proxy.port}"})
+            self.assertEqual({path for _, path in asked if not path.startswith("/" + urllib.parse.quote(self.prefix))}, {"/"})
+
+    def test_tls(self):
+        with tempfile.TemporaryDirectory(prefix="inflight-test-") as folder:
+            crt, key = certificate(folder, "IP:127.0.0.1,DNS:localhost,DNS:bucket.localhost")
+            with Proxy(self.s3.port, 1).with_tls(crt, key) as proxy:
+                self.refused(2, ["certificate", proxy.url], AWS_ENDPOINT_URL=proxy.url)
+                self.refused(2, [f"{folder}/none"], AWS_ENDPOINT_URL=proxy.url, AWS_CA_BUNDLE=f"{folder}/none")
+                self.assertEqual(proxy.seen, {})
+                for url, style in (proxy.url, "path"), (f"https://localhost:{proxy.port}", "virtual"):
+                    env = self.s3.environment(url, AWS_CA_BUNDLE=crt)
+                    self.call("put", "--addressing", style, stdin=event(1, 1) + "\n", env=env)
+                    self.assertEqual(self.call("get", "--addressing", style, env=env).stdout, event(1, 1) + "\n")
+                self.assertEqual(len(self.keys()), 1)
+                pathlib.Path(folder, "config").write_text(f"[default]\nca_bundle = {crt}\n")
+                self.call("verify", env=self.s3.environment(proxy.url, AWS_CONFIG_FILE=f"{folder}/config"))
+                for key in self.keys():
+                    self.s3.client.delete("bucket", key)
+                self.refused(75, [proxy.url.replace("https", "http")], AWS_ENDPOINT_URL=proxy.url.replace("https", "http"))
+            crt, key = certificate(folder, "DNS:other.localhost")
+            with Proxy(self.s3.port, 1).with_tls(crt, key) as proxy:
+                self.refused(2, ["certificate", proxy.url], AWS_ENDPOINT_URL=proxy.url, AWS_CA_BUNDLE=crt)
+            self.refused(2, ["https://127.0.0.1"], AWS_ENDPOINT_URL=self.s3.url.replace("http", "https"))
 
     def test_a_spool_of_one_bucket_is_not_taken_for_another(self):
         with tempfile.TemporaryDirectory(prefix="inflight-test-") as spool:

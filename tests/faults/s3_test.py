@@ -8,18 +8,23 @@ import os
 import pathlib
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from archive_source import Source, event  # noqa: E402
-from harness import run, tool  # noqa: E402
+from harness import run, tool, wait_for  # noqa: E402
 from s3_server import ALL, Proxy  # noqa: E402
 
+from job1 import kill, of_lines  # noqa: E402
+
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "4"))
+GET_ROUNDS = max(2, ROUNDS // 3)
 S3 = tool("s3-archive")
 
 
@@ -98,8 +103,7 @@ class Faults:
         env = s3.environment()
         self.assertEqual(run([S3, "verify", source.archive], env=env), (0, "", ""))
         self.assertEqual(sorted(run([S3, "get", source.archive], env=env).stdout.splitlines()), sorted(events.values()))
-        in_parts = sum("-" in s3.client.ask("HEAD", f"/faults/{key}")[1].get("ETag", s3.client.ask("HEAD", f"/faults/{key}")[1].get("Etag", ""))
-                       for key in keys) if large else 0
+        in_parts = sum("-" in s3.client.etag("faults", key) for key in keys) if large else 0
         for key in keys:
             s3.client.delete("faults", key)
         return seen, unheard, in_parts
@@ -155,6 +159,67 @@ class Faults:
         self.assertEqual(len(keys), 1)
         self.assertEqual([key for key in s3.client.uploads("faults") if key.startswith(prefix)], [])
         return bool(killed)
+
+    def test_get_into_a_pipeline_goes_on_whatever_is_killed(self):
+        if self.server.missing():
+            self.skipTest(f"{self.server.name} is not installed: {self.server.missing()}")
+        events = [event(n, n % 7200, f"u{n % 7}") for n in range(8000)]
+        killed, faults = collections.Counter(), 0
+        with self.server() as s3:
+            s3.make_bucket("faults")
+            put = run([S3, "put", "s3://faults/get ä", "--max-records", "700"], stdin="\n".join(events) + "\n", env=s3.environment())
+            self.assertEqual((put.exit, put.stderr), (0, ""))
+            for seed in range(GET_ROUNDS):
+                with self.subTest(seed=seed), tempfile.TemporaryDirectory(prefix="inflight-test-") as folder:
+                    faults += self.get_round(s3, seed, folder, len(events), killed)
+        print(f"summary: {self.server.name}: {GET_ROUNDS} rounds of get, killed {dict(sorted(killed.items()))}; {faults} broken requests; "
+              f"of {len(events)} events each lost 0, doubled 0", flush=True)
+        self.assertGreater(killed["s3-archive"], 0)
+
+    def get_round(self, s3, seed, folder, count, killed):
+        rng = random.Random(seed)
+        with Proxy(s3.port, seed, faults=rng.choice([0, 5, 15])) as proxy:
+            command = [S3, "get", "s3://faults/get ä", "--timeout", "1s", "--state", f"{folder}/state", "--",
+                       f"{tool('sql-write')} sqlite:{folder}/got.db --table t --key id --create --column id=id --column n=/n:int --batch-records 100"]
+            env = {**s3.environment(proxy.url), "FAULT_LINE": folder}
+
+            def get():
+                with open(f"{folder}/stderr", "ab") as stderr:
+                    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, env=env)
+
+            process = get()
+            try:
+                for _ in range(rng.randrange(2, 7)):
+                    time.sleep(rng.choice([rng.uniform(0.005, 0.1), rng.uniform(0.1, 0.6)]))
+                    victims = of_lines()[folder]
+                    if rng.random() < 0.2:
+                        name = rng.choice(s3.crash)
+                        self.crash(s3, name)
+                        s3.start()
+                        killed[name] += 1
+                    elif victims and kill(victim := victims[0] if rng.random() < 0.5 else rng.choice(victims)):
+                        killed[victim.name] += 1
+                        if victim.pid == process.pid:
+                            process.wait(60)
+                    if process.poll() is not None:
+                        process = get()
+
+                def complete():
+                    nonlocal process
+                    status = process.wait(120)
+                    if status:
+                        process = get()
+                    return status == 0
+                wait_for(complete, 120, "get to end")
+            finally:
+                process.kill()
+                process.wait()
+        stderr = pathlib.Path(f"{folder}/stderr").read_text()
+        self.assertIn("complete", stderr)
+        base = sqlite3.connect(f"{folder}/got.db")
+        self.assertEqual([n for n, in base.execute("select n from t order by n")], list(range(count)))
+        base.close()
+        return sum(proxy.seen[kind] for kind in Proxy.KINDS)
 
     @staticmethod
     def crash(s3, name):

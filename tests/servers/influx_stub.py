@@ -16,13 +16,16 @@ It reads line protocol with a parser of its own, so that what we write is judged
 """
 import contextlib
 import gzip
-import http.server
 import json
+import pathlib
 import re
 import socket
-import ssl
+import sys
 import threading
 import urllib.parse
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from harness import HttpServer  # noqa: E402
 
 UNITS = {"ns": 1, "u": 10**3, "us": 10**3, "ms": 10**6, "s": 10**9, "nanosecond": 1, "microsecond": 10**3, "millisecond": 10**6,
          "second": 10**9}
@@ -110,46 +113,18 @@ def parse(line, unit):
     return (plain(measurement), tuple(sorted(pairs.items())), int(rest[1]) * unit), fields
 
 
-class InfluxStub:
+class InfluxStub(HttpServer):
     def __init__(self, version, token=None, max_body=None, shuffle=None):
+        super().__init__()
         self.version, self.token, self.max_body = version, token, max_body
         self.points, self.types, self.requests, self.faults = {}, {}, [], []
         self.always = None  # a fault for each request
         self.shuffle = shuffle  # what becomes of a list of refused lines before it is sent
         self.lock = threading.Lock()
-        stub = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                stub.answer(self)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def with_tls(self, certificate, key):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        self.url = self.url.replace("http:", "https:")
-        return self
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
 
     # ---- one request
 
-    def answer(self, handler):
+    def handle(self, handler):
         with self.lock:
             fault = self.faults.pop(0) if self.faults else self.always
         length = int(handler.headers.get("Content-Length", 0))
