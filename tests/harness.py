@@ -55,13 +55,14 @@ def run(command, stdin="", timeout=60, text=True, **options):
 
 
 def free_port():
-    """A loopback port that nobody listens on now, for servers that cannot choose one themselves. Where possible none of
-    those that connections are given: one of these could have it while the server is down, or meet itself there."""
-    first = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
+    """A loopback port that nobody listens on now, for servers that cannot choose one themselves. The kernel gives it to no
+    outgoing connection, unless it gives away all above 10,000: so a server finds it free when it is started again."""
+    low = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for attempt in range(100):
         with socket.socket() as s, contextlib.suppress(OSError):
-            s.bind(("127.0.0.1", random.randrange(10000, first) if first > 20000 else 0))
+            s.bind(("127.0.0.1", random.SystemRandom().randrange(10_000, low) if low > 11_000 and attempt < 99 else 0))
             return s.getsockname()[1]
+    raise OSError("no port is free")
 
 
 def wait_for(condition, timeout=30, what="the condition"):

@@ -87,16 +87,10 @@ def event(n, **changes):
 class Examples(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.sim = Server([tool("bsu-sim"), "--port", "0", "--units", "20", "--firmware", "attributes", "--devices", "{dir}/fleet.txt"])
-        cls.sim.__enter__()
-        cls.addClassCleanup(cls.sim.__exit__)
-        cls.influx = InfluxServer()
-        cls.influx.__enter__()
-        cls.addClassCleanup(cls.influx.__exit__)
+        cls.sim = cls.enterClassContext(Server([tool("bsu-sim"), "--port", "0", "--units", "20", "--firmware", "attributes", "--devices", "{dir}/fleet.txt"]))
+        cls.influx = cls.enterClassContext(InfluxServer())
         cls.influx.create("bsu")
-        cls.redis = Redis()
-        cls.redis.__enter__()
-        cls.addClassCleanup(cls.redis.__exit__)
+        cls.redis = cls.enterClassContext(Redis())
         folder = tempfile.TemporaryDirectory(prefix="inflight-test-")
         cls.addClassCleanup(folder.cleanup)
         cls.folder = pathlib.Path(folder.name)

@@ -40,9 +40,7 @@ def to_lines(records):
 class Lines(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.influx = InfluxServer()
-        cls.influx.__enter__()
-        cls.addClassCleanup(cls.influx.__exit__)
+        cls.influx = cls.enterClassContext(InfluxServer())
 
     def setUp(self):
         self.database = self.id().rpartition(".")[2][:60]

@@ -88,9 +88,7 @@ class Real(Case):
     """InfluxDB 1.6."""
     @classmethod
     def setUpClass(cls):
-        cls.influx = InfluxServer()
-        cls.influx.__enter__()
-        cls.addClassCleanup(cls.influx.__exit__)
+        cls.influx = cls.enterClassContext(InfluxServer())
 
     def setUp(self):
         super().setUp()

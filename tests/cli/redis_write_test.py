@@ -55,9 +55,7 @@ class Case(unittest.TestCase):
     port = False
 
     def setUp(self):
-        self.redis = Redis(port=self.port)
-        self.redis.__enter__()
-        self.addCleanup(self.redis.__exit__)
+        self.redis = self.enterContext(Redis(port=self.port))
 
     def write(self, *records, options=(), url=None, expect=0, stderr="", **more):
         done = run([WRITE, url or self.redis.url, "--key", "u:{subject}", *options], ndjson(*records), **more)

@@ -32,9 +32,7 @@ class S3Tests:
     def setUpClass(cls):
         if cls.kind.missing():
             raise unittest.SkipTest(f"{cls.kind.name} is not installed: {cls.kind.missing()}")
-        cls.s3 = cls.kind()
-        cls.addClassCleanup(cls.s3.__exit__)
-        cls.s3.__enter__()
+        cls.s3 = cls.enterClassContext(cls.kind())
         cls.s3.make_bucket("bucket")
 
     def setUp(self):

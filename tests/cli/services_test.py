@@ -28,9 +28,7 @@ class Services(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="inflight-test-")
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
-        self.redis = Redis(port=True)
-        self.redis.__enter__()
-        self.addCleanup(self.redis.__exit__)
+        self.redis = self.enterContext(Redis(port=True))
         for name, text in {"bsu.opts": "time = /bsu/@time\ninfer\n", "readings.opts": "create\ntable = reading\nkey = subject,time\n",
                            "cache.opts": 'key = "bsu:{subject}"\n', "redis.password": "hunter2secret\n"}.items():
             (self.folder / name).write_text(text)

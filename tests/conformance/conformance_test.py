@@ -380,16 +380,10 @@ def drained(fd):
 class Conformance(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.sim = Server([tool("bsu-sim"), "--port", "0", "--units", "200", "--devices", "{dir}/fleet.txt"])
-        cls.sim.__enter__()
-        cls.addClassCleanup(cls.sim.__exit__)
+        cls.sim = cls.enterClassContext(Server([tool("bsu-sim"), "--port", "0", "--units", "200", "--devices", "{dir}/fleet.txt"]))
         BsuFetch.fleet = cls.sim
-        InfluxWrite.influx = InfluxServer()
-        InfluxWrite.influx.__enter__()
-        cls.addClassCleanup(InfluxWrite.influx.__exit__)
-        redis = Redis()
-        redis.__enter__()
-        cls.addClassCleanup(redis.__exit__)
+        InfluxWrite.influx = cls.enterClassContext(InfluxServer())
+        redis = cls.enterClassContext(Redis())
         RedisWrite.server = redis
 
     @contextlib.contextmanager

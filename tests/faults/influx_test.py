@@ -42,9 +42,7 @@ class Influx(unittest.TestCase):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="inflight-influx-"))
         self.addCleanup(shutil.rmtree, self.folder, True)
         self.environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
-        self.influx = InfluxServer()
-        self.influx.__enter__()
-        self.addCleanup(self.influx.__exit__)
+        self.influx = self.enterContext(InfluxServer())
         self.influx.create("bsu")
         self.consume = None
         self.addCleanup(lambda: self.consume and self.end(self.consume))

@@ -12,7 +12,6 @@ import bisect
 import calendar
 import collections
 import contextlib
-import ctypes
 import json
 import os
 import pathlib
@@ -31,94 +30,14 @@ import xml.etree.ElementTree as ET
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from harness import BIN, end_with_the_test, run, tool, wait_for  # noqa: E402
 
+from processes import adopt_orphans, alive, descendants, environment, kill, of_lines, reap_orphans  # noqa: E402
+
 PATIENCE = 120  # s; for hangs, not for speed
 CONVERT = "xml2json --options bsu.opts"
 
 
 class Down(Exception):
     """A store cannot be asked now."""
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-PR_SET_CHILD_SUBREAPER = 36
-
-
-# ---- processes
-
-Process = collections.namedtuple("Process", "pid parent state name started")
-
-
-def process(pid):
-    """None where it is gone."""
-    try:
-        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    name, fields = text[text.index("(") + 1:text.rindex(")")], text[text.rindex(")") + 2:].split()
-    return Process(int(pid), int(fields[1]), fields[0], name, int(fields[19]))
-
-
-def descendants():
-    """What this test has started, and what that has started, and so on."""
-    children = collections.defaultdict(list)
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and (found := process(entry)):
-            children[found.parent].append(found)
-    todo, result = [os.getpid()], []
-    while todo:
-        below = children[todo.pop()]
-        result += below
-        todo += [p.pid for p in below]
-    return result
-
-
-def environment(pid):
-    try:
-        entries = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return {}
-    return dict(e.decode(errors="replace").partition("=")[::2] for e in entries)
-
-
-def of_lines():
-    """What runs below commands that were started with FAULT_LINE in their environment, by that."""
-    found = collections.defaultdict(list)
-    for p in descendants():
-        if p.state not in "ZX" and (name := environment(p.pid).get("FAULT_LINE")):
-            found[name].append(p)
-    return found
-
-
-def alive(p):
-    now = process(p.pid)
-    return now is not None and now.started == p.started and now.state not in "ZX"
-
-
-def kill(p):
-    """SIGKILL to exactly this process, though its id may be used again meanwhile."""
-    try:
-        handle = os.pidfd_open(p.pid)
-    except OSError:
-        return False
-    try:
-        if not alive(p):
-            return False
-        signal.pidfd_send_signal(handle, signal.SIGKILL)
-        return True
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(handle)
-
-
-def reap_orphans(mine):
-    """Orphans come to this test; those that have ended are collected, since nobody else does it."""
-    for p in descendants():
-        if p.parent == os.getpid() and p.state == "Z" and p.pid not in mine:
-            try:
-                os.waitpid(p.pid, os.WNOHANG)
-            except ChildProcessError:
-                pass
 
 
 # ---- what stands where
@@ -680,9 +599,9 @@ class Job:
             test.assertEqual((out.exit, out.stderr), (0, b""), name)
             test.assertTrue(out.stdout.endswith(b"\n"), name)
             stored.update(out.stdout.split(b"\n")[:-1])
-        test.assertEqual([(line, n) for line, n in stored.items() if n > 1], [], "stand twice in the archive")
-        test.assertEqual(set(lines) - set(stored), set(), "not in the archive")
-        test.assertEqual(set(stored) - set(lines), set(), "in the archive, but not in the journal")
+        test.assertEqual([(line[:200], n) for line, n in stored.items() if n > 1], [], "stand twice in the archive")
+        test.assertEqual([line[:200] for line in set(lines) - set(stored)], [], "not in the archive")
+        test.assertEqual([line[:200] for line in set(stored) - set(lines)], [], "in the archive, but not in the journal")
 
     def compare_letters(self, test, name, lines, bad):
         dead = letters(self.dir, name)
@@ -753,7 +672,7 @@ class Seeds:
               f"{sum(job.checked.values())} settled positions checked in {job.samples} samples", flush=True)
 
     def all_seeds(self):
-        _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        adopt_orphans()
         first = int(os.environ.get("SEED", "0")) or int.from_bytes(os.urandom(3), "big")
         for number, done in enumerate(range(0, self.rounds, self.rounds_per_seed)):
             print(f"SEED={first + number}", flush=True)

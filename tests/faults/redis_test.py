@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,28 +18,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from harness import BIN, run, tool, wait_for  # noqa: E402
 from redis_server import Redis  # noqa: E402
 
+from processes import descendants, kill  # noqa: E402
+
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "10"))
 PER_SEED = 10
 EVENTS = 1500  # of a round
 SUBJECTS = 60
-
-
-def descendants(pid):
-    found = []
-    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            for child in task.read_text().split():
-                found += [int(child), *descendants(int(child))]
-        except OSError:
-            continue
-    return found
-
-
-def name_of(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
 
 
 class Line:
@@ -63,15 +46,11 @@ class Line:
         """SIGKILL for consume itself, or for the redis-write below it; whether there was one."""
         if self.process is None or self.process.poll() is not None:
             return False
-        victims = [self.process.pid] if what == "consume" else [p for p in descendants(self.process.pid) if name_of(p) == what]
-        for pid in victims:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                return False
         if what == "consume":
+            self.process.kill()
             self.process.wait()
-        return bool(victims)
+            return True
+        return any([kill(p) for p in descendants(self.process.pid) if p.name == what])
 
     def drain(self):
         if self.process is not None and self.process.poll() is None:
@@ -87,11 +66,9 @@ class Line:
 
     def end(self):
         if self.process is not None and self.process.poll() is None:
-            for pid in [*descendants(self.process.pid), self.process.pid]:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+            for p in descendants(self.process.pid):
+                kill(p)
+            self.process.kill()
             self.process.wait()
         self.err.close()
 

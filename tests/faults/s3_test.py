@@ -21,7 +21,7 @@ from archive_source import Source, event  # noqa: E402
 from harness import run, tool, wait_for  # noqa: E402
 from s3_server import ALL, Proxy  # noqa: E402
 
-from job1 import kill, of_lines  # noqa: E402
+from processes import kill, of_lines  # noqa: E402
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "4"))
 GET_ROUNDS = max(2, ROUNDS // 3)

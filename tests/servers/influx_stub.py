@@ -31,8 +31,8 @@ UNITS = {"ns": 1, "u": 10**3, "us": 10**3, "ms": 10**6, "s": 10**9, "nanosecond"
          "second": 10**9}
 
 
-def split_unescaped(text, separator, quotes=False):
-    """At each `separator` that no backslash precedes and that stands in no quotes."""
+def split_unescaped(text, separator, opens=lambda part: False):
+    """At each `separator` that no backslash precedes and that stands in no quotes; those begin where opens(what stands before)."""
     parts, part, quoted, i = [], "", False, 0
     while i < len(text):
         c = text[i]
@@ -40,7 +40,7 @@ def split_unescaped(text, separator, quotes=False):
             part += text[i:i + 2]
             i += 2
             continue
-        if quotes and c == '"':
+        if c == '"' and (quoted or opens(part)):
             quoted = not quoted
         if c == separator and not quoted:
             parts.append(part)
@@ -57,22 +57,7 @@ def plain(text):
 
 def split_lines(text):
     """At line breaks outside of the quotes of a field's text. A quote counts behind an unescaped `=` only."""
-    lines, line, quoted, i = [], "", False, 0
-    while i < len(text):
-        c = text[i]
-        if c == "\\" and i + 1 < len(text):
-            line += text[i:i + 2]
-            i += 2
-            continue
-        if c == '"' and (quoted or line.endswith("=")):
-            quoted = not quoted
-        if c == "\n" and not quoted:
-            lines.append(line)
-            line = ""
-        else:
-            line += c
-        i += 1
-    return [line for line in lines + [line] if line]
+    return [line for line in split_unescaped(text, "\n", lambda part: part.endswith("=")) if line]
 
 
 def value_of(text):
@@ -92,7 +77,7 @@ def value_of(text):
 
 def parse(line, unit):
     """(measurement, tags, time), fields as name -> (type, value)."""
-    head, *rest = split_unescaped(line, " ", quotes=True)
+    head, *rest = split_unescaped(line, " ", lambda part: True)
     if len(rest) != 2:
         raise ValueError("missing fields or time" if len(rest) < 2 else "found trailing content")
     measurement, *tags = split_unescaped(head, ",")
@@ -103,8 +88,8 @@ def parse(line, unit):
             raise ValueError("missing tag value")
         pairs[plain(name)] = plain(value[0])
     fields = {}
-    for field in split_unescaped(rest[0], ",", quotes=True):
-        name, *value = split_unescaped(field, "=", quotes=True)
+    for field in split_unescaped(rest[0], ",", lambda part: True):
+        name, *value = split_unescaped(field, "=", lambda part: True)
         if len(value) != 1 or not name or plain(name) in fields:
             raise ValueError("invalid field format")
         fields[plain(name)] = value_of(value[0])
