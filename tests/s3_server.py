@@ -18,6 +18,7 @@ import hmac
 import http.client
 import os
 import pathlib
+import pwd
 import random
 import shutil
 import threading
@@ -114,8 +115,8 @@ class S3Server(PrivateServer):
     programs = ()
     patience = 90
 
-    def __init__(self):
-        super().__init__("/var/tmp")
+    def __init__(self, folder="/var/tmp"):  # a disk: what is in memory often has no extended attributes
+        super().__init__(folder)
         self.port = free_port()
         self.client = Client(self.port, self.key, self.secret)
 
@@ -168,7 +169,8 @@ class Swift(S3Server):
     def prepare(self):
         self.ports = {kind: free_port() for kind in (*self.kinds, "memcached")}
         (self.dir / "srv/d1").mkdir(parents=True)
-        common = f"user = root\nworkers = 0\nswift_dir = {self.dir}\nlog_address = {self.dir}/nolog\nlog_level = WARNING\n"
+        user = pwd.getpwuid(os.getuid()).pw_name  # root by default, which others cannot become
+        common = f"user = {user}\nworkers = 0\nswift_dir = {self.dir}\nlog_address = {self.dir}/nolog\nlog_level = WARNING\n"
         for kind in self.kinds:
             (self.dir / f"{kind}.conf").write_text(
                 f"[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = {self.ports[kind]}\ndevices = {self.dir}/srv\nmount_check = false\n"
