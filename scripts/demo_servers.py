@@ -65,7 +65,8 @@ class Servers(Stores):
         self.influx.start()
 
     def read_archive(self):
-        self.s3.catch_up()
+        if not self.s3.catch_up():
+            raise Failed("Swift's list of objects is not complete")
         for key in self.s3.client.keys(BUCKET, PREFIX + "/"):
             yield from ids_of_object(input=self.s3.client.get(BUCKET, key))
 

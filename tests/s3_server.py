@@ -30,6 +30,11 @@ from harness import HttpServer, PrivateServer, free_port, run
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+def user():
+    """Ours. The kernel ends no process with the test that has become another user's."""
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
 def missing(*programs):
     return [p for p in programs if not shutil.which(p, path=PATH)]
 
@@ -169,8 +174,7 @@ class Swift(S3Server):
     def prepare(self):
         self.ports = {kind: free_port() for kind in (*self.kinds, "memcached")}
         (self.dir / "srv/d1").mkdir(parents=True)
-        user = pwd.getpwuid(os.getuid()).pw_name  # root by default, which others cannot become
-        common = f"user = {user}\nworkers = 0\nswift_dir = {self.dir}\nlog_address = {self.dir}/nolog\nlog_level = WARNING\n"
+        common = f"user = {user()}\nworkers = 0\nswift_dir = {self.dir}\nlog_address = {self.dir}/nolog\nlog_level = WARNING\n"
         for kind in self.kinds:
             (self.dir / f"{kind}.conf").write_text(
                 f"[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = {self.ports[kind]}\ndevices = {self.dir}/srv\nmount_check = false\n"
@@ -192,7 +196,7 @@ class Swift(S3Server):
             "".join(f"[filter:{name}]\nuse = egg:swift#{eggs.get(name, name)}\n{more}" for name, more in filters.items()))
 
     def launch(self):
-        self.spawn("memcached", ["memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", str(self.ports["memcached"]), "-m", "16", "-t", "1"])
+        self.spawn("memcached", ["memcached", "-u", user(), "-l", "127.0.0.1", "-p", str(self.ports["memcached"]), "-m", "16", "-t", "1"])
         for kind in (*self.kinds, "proxy"):
             self.spawn(kind, ["/usr/bin/swift-%s-server" % kind, f"{self.dir}/{kind}.conf"])
 
