@@ -59,7 +59,7 @@ help:
 	@echo 'make demo         the main job on this machine: a simulated fleet, three subscribers, a kill -9 half-way'
 	@echo '                  SERVERS=1: on InfluxDB, Redis and S3, which it installs and starts; InfluxDB is killed, too'
 	@echo 'make test         every test'
-	@echo 'make install      PREFIX=$(PREFIX), DESTDIR is honoured; tools and man pages'
+	@echo 'make install      PREFIX=$(PREFIX), DESTDIR is honoured; tools, man pages, examples for systemd and cron'
 	@echo 'make lint         format, clang-tidy, warnings as errors, layers, scripts, man pages'
 	@echo 'make format       write the sources as make lint wants them'
 	@echo 'make bench        throughput, each figure against a baseline of the same run'
