@@ -2,6 +2,7 @@
 import http.client
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 import time
@@ -91,4 +92,5 @@ class Servers(Stores):
               ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
         return [f"curl -G '{self.influx.url}/query?db=bsu&pretty=true' --data-urlencode 'q=select * from reading limit 5'",
                 f"redis-cli -p {self.redis.port} hgetall bsu:bsu-00001",
-                " ".join(f"{name}={value}" for name, value in s3.items()) + f" s3-archive ls s3://{BUCKET}/{PREFIX}"]
+                " ".join(f"{name}={value}" for name, value in s3.items()) +
+                f" {os.path.relpath(shutil.which('s3-archive'))} ls s3://{BUCKET}/{PREFIX}"]
