@@ -68,6 +68,7 @@ class Services(unittest.TestCase):
             keys = {key.removeprefix("bsu:") for key in self.redis("KEYS", "bsu:*")}
             points = {row["subject"] for row in self.influx.query("bsu", 'select "subject", "power" from "reading"')}
             archived = set()
+            self.assertTrue(self.s3.catch_up())
             for key in self.s3.client.keys(BUCKET, "raw/"):
                 text = subprocess.run(["zstd", "-dcq"], input=self.s3.client.get(BUCKET, key), stdout=subprocess.PIPE, check=True).stdout
                 archived.update(json.loads(line)["subject"] for line in text.splitlines())
