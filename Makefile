@@ -4,6 +4,7 @@ PREFIX ?= /usr/local
 SETUP ?= scripts/setup
 JOBS ?= $(shell nproc)
 BUILD := build/release
+ON_SERVERS := $(filter-out 0 no,$(SERVERS))
 # One build at a time in a folder, as ninja wants it: two of `make demo` may be started at once.
 ALONE := mkdir -p build && flock build
 CONFIGURE := $(ALONE) sh -c 'test -f $(BUILD)/build.ninja || cmake --preset release'
@@ -16,10 +17,10 @@ all:
 	@$(COMPILE)
 
 demo:
-	@$(SETUP) build demo
+	@$(SETUP) build demo $(if $(ON_SERVERS),servers)
 	@$(CONFIGURE)
 	@$(COMPILE) --target tools bsu-sim
-	@scripts/demo build/release/bin
+	@scripts/demo build/release/bin $(if $(ON_SERVERS),--servers)
 
 test:
 	@$(SETUP) build test
@@ -56,8 +57,9 @@ clean:
 help:
 	@echo 'make              build the tools into $(BUILD)/bin'
 	@echo 'make demo         the main job on this machine: a simulated fleet, three subscribers, a kill -9 half-way'
+	@echo '                  SERVERS=1: on InfluxDB, Redis and S3, which it installs and starts; InfluxDB is killed, too'
 	@echo 'make test         every test'
-	@echo 'make install      PREFIX=$(PREFIX), DESTDIR is honoured; tools and man pages'
+	@echo 'make install      PREFIX=$(PREFIX), DESTDIR is honoured; tools, man pages, examples for systemd and cron'
 	@echo 'make lint         format, clang-tidy, warnings as errors, layers, scripts, man pages'
 	@echo 'make format       write the sources as make lint wants them'
 	@echo 'make bench        throughput, each figure against a baseline of the same run'

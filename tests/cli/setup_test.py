@@ -88,6 +88,13 @@ class Setup(unittest.TestCase):
         self.assertIn("shellcheck", wanted)
         self.assertTrue(self.read("calls").strip().endswith(" " + " ".join(wanted)))
 
+    def test_servers_for_the_demo_are_a_group_of_their_own(self):
+        servers = self.packages("servers")
+        self.assertLessEqual({"influxdb", "redis-server", "swift-proxy"}, set(servers))
+        self.assertFalse(set(servers) & set(self.packages("build", "demo")))
+        self.setup("demo", "servers")
+        self.assertTrue(self.read("calls").strip().endswith(" " + " ".join(self.packages("demo", "servers"))))
+
     def test_services_are_forbidden_while_it_installs_and_the_policy_goes_afterwards(self):
         self.assertEqual(self.setup().returncode, 0)
         self.assertEqual(self.read("policy-answer"), "101\n")
