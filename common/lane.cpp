@@ -217,6 +217,7 @@ Status Lane::listen() {
   std::uint64_t const before = ledger_.settled_count();
   if (Status status = receipts_.hear(std::move(lines)); !status.ok()) return status;
   if (ledger_.settled_count() > before) {
+    run_->last_settled = run_->last_line;
     ledger_.set_note("");
     waiting_since_.reset();
   } else if (!receipts_.waiting().empty()) {
@@ -287,7 +288,8 @@ void Lane::guard(bool winding_up) {
         options_.ack == "exit" ? receipts_.delivered_count() > 0 : receipts_.first_open().has_value();
     if (outstanding || !run_->input_open) kill(fmt::format("no receipt for {}", format_duration(options_.stall)));
   }
-  if (winding_up && now - std::max(moved, *winding_since_) > options_.takeover) {
+  // Whoever only says that it waits may do so for ever.
+  if (winding_up && now - std::max({run_->last_settled, run_->last_fed, *winding_since_}) > options_.takeover) {
     kill(fmt::format("stopped, and the pipeline did not drain in {}", format_duration(options_.takeover)));
   }
   if (options_.until_empty && waiting_since_ && now - *waiting_since_ > kGiveUp) {

@@ -62,7 +62,7 @@ class Lane {
     std::size_t pending_at = 0;
     bool input_open = true, channel_ended = false, window_full = false, plan_exhausted = false;
     std::string killed_why;
-    Duration began, last_line, last_fed, last_decided{}, last_gone_check{};
+    Duration began, last_line, last_fed, last_settled{}, last_decided{}, last_gone_check{};
     std::optional<Duration> killed_at, leader_ended_at, full_since;
     std::optional<std::pair<std::uint64_t, Duration>> overtaken;  // the oldest open event, and since when
 

@@ -560,6 +560,15 @@ class Processes(Middle):
         self.assertIn("still at work", done.stderr)
         self.settled(ids(10))
 
+    def test_a_stop_waits_for_no_sink_that_waits_for_its_destination(self):
+        self.publish(event(n) for n in range(10))
+        consume = self.start(f"{STAGES} wait_for_ever m", "--takeover", "300ms")
+        wait_for(lambda: os.path.exists(self.path("m")), what="the sink to wait")
+        consume.terminate()
+        self.assertEqual(consume.wait(60), 143)
+        self.consume("sql-write sqlite:data.db")
+        self.settled(ids(10))
+
     def test_runs_never_overlap_whoever_is_killed(self):
         count = 40
         self.publish(event(n) for n in range(count))

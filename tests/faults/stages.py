@@ -44,6 +44,19 @@ def kill_neighbour(name):
             pass
 
 
+def wait_for_ever(marker):
+    """A sink whose destination does not come back, deaf to SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel = int(os.environ["RECEIPTS_FD"].split(":")[0])
+    os.write(channel, b'{"sink":"stage"}\n')
+    for _ in lines():
+        first_time(marker)
+        break
+    while True:
+        os.write(channel, b'{"waiting":"for ever","by":"stage"}\n')
+        time.sleep(0.05)
+
+
 def number_of(event):
     data = event.get("data")
     if not isinstance(data, dict):
