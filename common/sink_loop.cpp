@@ -16,6 +16,10 @@
 namespace inflight {
 
 namespace {
+
+constexpr Duration kFirstWait = std::chrono::milliseconds(100);
+// Of one try: an outage is over for us soon after it is for the destination.
+constexpr Duration kLongestWait = std::chrono::seconds(5);
 constexpr Duration kTellEvery = std::chrono::seconds(30);  // that we are alive
 constexpr Duration kDrain = std::chrono::seconds(2);       // how long a stop waits for what fails
 }  // namespace
@@ -91,7 +95,7 @@ class SinkLoop {
   // Until each record has an outcome.
   Status deliver_range(std::span<SinkRecord const> records) {
     std::vector<SinkRecord> rest;  // a smaller batch, where some have an outcome already
-    Backoff backoff(std::chrono::milliseconds(100), std::chrono::seconds(30));
+    Backoff backoff(kFirstWait, kLongestWait);
     std::optional<Duration> failing_since;
     while (!records.empty()) {
       if (io_.receipts.abandoned()) return source_gone();
@@ -180,7 +184,7 @@ class SinkLoop {
   // Repeats what fails for a while or by the operator's hand, until it works or --give-up.
   template <typename Action>
   Status patiently(Action action) {
-    Backoff backoff(std::chrono::milliseconds(100), std::chrono::seconds(30));
+    Backoff backoff(kFirstWait, kLongestWait);
     std::optional<Duration> failing_since;
     for (;;) {
       Status status = action();
