@@ -180,7 +180,8 @@ class Swift(S3Server):
                 f"[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = {self.ports[kind]}\ndevices = {self.dir}/srv\nmount_check = false\n"
                 f"disable_fallocate = true\n{common}[pipeline:main]\npipeline = {kind}-server\n[app:{kind}-server]\nuse = egg:swift#{kind}\n" +
                 # A slow listing is waited for: what it is not told of in time, a daemon tells it, which is not here.
-                ("container_update_timeout = 60\nnode_timeout = 60\nconn_timeout = 60\n" if kind == "object" else "") + f"[{kind}-updater]\n")
+                ("container_update_timeout = 60\nnode_timeout = 60\nconn_timeout = 60\n" if kind == "object" else "") +
+                f"[{kind}-updater]\nnode_timeout = 60\nconn_timeout = 60\n")
             for words in (("create", "4", "1", "0"), ("add", f"r1z1-127.0.0.1:{self.ports[kind]}/d1", "1"), ("rebalance",)):
                 done = run(["swift-ring-builder", f"{self.dir}/{kind}.builder", *words], env=dict(os.environ, PATH=PATH))
                 assert done.exit == 0, done

@@ -30,7 +30,7 @@ S3 = tool("s3-archive")
 
 def lines(s3, bucket, prefix):
     """Every line of every object that is visible, counted; each object must be whole. And the names."""
-    s3.catch_up()
+    assert s3.catch_up(), "the list of objects is not complete"
     found, keys = collections.Counter(), s3.client.keys(bucket, prefix)
     for key in keys:
         done = run(["zstd", "-dcq"], stdin=s3.client.get(bucket, key))
