@@ -23,8 +23,9 @@ namespace {
 constexpr std::size_t kOpen = 256;       // objects at once
 constexpr std::size_t kFrame = 1 << 20;  // bytes of lines that make a frame
 constexpr std::size_t kWaiting =
-    32 << 20;                       // and of all objects together: the longest then makes a frame before its time
-constexpr std::size_t kBehind = 2;  // objects that are closed and not put yet
+    32 << 20;  // and of all objects together: the longest then makes a frame before its time
+// Objects that are closed and not put yet: with the one that is filled, fewer records than a source's window holds.
+constexpr std::size_t kBehind = 1;
 
 // A source's name as part of a file's name.
 std::string encoded(std::string_view source) {
@@ -46,11 +47,11 @@ using Key = ArchiveLedger::Key;
 
 // An object on its way: its steps are repeatable, each is taken when those before it are done.
 struct OpenObject {
-  enum class Stage { open, ended, synced, recorded };
+  enum class Stage { written, synced, recorded };
   OpenObject(FrameCompressor& compressor, std::function<void(OpenObject&)> ready)
       : encoder(compressor, [this, act = std::move(ready)] { act(*this); }) {}
 
-  Stage stage = Stage::open;
+  Stage stage = Stage::written;
   std::uint64_t number = 0;
   std::string path;  // in the spool
   Fd fd;
@@ -293,6 +294,7 @@ struct Archiver::State {
   void close(std::list<OpenObject>::iterator object) {
     waiting -= object->encoder.waiting();
     by_hour.erase(object->hour);
+    end(*object);
     closing.splice(closing.end(), open, object);
   }
 
@@ -311,11 +313,10 @@ struct Archiver::State {
 
   // Puts what is closed, one after the other: into a remote store while more is taken, as long as few wait.
   Status advance(bool all) {
-    for (OpenObject& object : closing) end(object);
     while (!closing.empty()) {
       if (!putting.valid()) {
         putting = std::async(store.remote() ? std::launch::async : std::launch::deferred,
-                             [this] { return complete(closing.front()); });
+                             [this, &object = closing.front()] { return complete(object); });
       }
       bool const may_wait = !all && closing.size() <= kBehind;
       if (may_wait && putting.wait_for(Duration::zero()) == std::future_status::timeout) return {};
@@ -337,17 +338,15 @@ struct Archiver::State {
   }
 
   void end(OpenObject& object) {
-    if (object.stage != OpenObject::Stage::open) return;
     std::string positions = fmt::format(
         "{}", fmt::join(source.empty() ? std::vector<std::string>() : object.positions.texts(1 << 30), ","));
     ObjectSummary const& summary = object.encoder.finish(source, std::move(positions));
     object.key = hour_folder(object.hour) + name_of(object, summary.digest) + ".ndjson.zst";
-    object.stage = OpenObject::Stage::ended;
   }
 
   Status complete(OpenObject& object) {
     using Stage = OpenObject::Stage;
-    if (object.stage == Stage::ended) {
+    if (object.stage == Stage::written) {
       if (Status status = flush(object); !status.ok()) return status;
       if (Status status = disk.sync(object.fd.get(), object.path); !status.ok()) return status;
       if (Status status = disk.sync_folder(spool); !status.ok()) return status;
