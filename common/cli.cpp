@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <set>
 
 #include "common/fd_io.h"
 #include "common/messages.h"
@@ -19,6 +20,8 @@ namespace {
 // of it. What CLI11 reads itself would cut `/bsu/power/#text` at its #, and `subject,time` at its comma.
 class OptionsFile final : public CLI::Config {
  public:
+  explicit OptionsFile(std::set<std::string> const& pairs) : pairs_(pairs) {}
+
   [[nodiscard]] std::string to_config(CLI::App const*, bool, bool, std::string) const override { return {}; }
 
   [[nodiscard]] std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
@@ -36,10 +39,15 @@ class OptionsFile final : public CLI::Config {
       auto same =
           std::find_if(options.begin(), options.end(), [&](CLI::ConfigItem const& item) { return item.name == name; });
       if (same == options.end()) same = options.insert(options.end(), {{}, name, {}});
-      same->inputs.push_back(std::move(value));
+      std::size_t const space = pairs_.contains(same->name) ? std::min(value.find(' '), value.size()) : value.size();
+      same->inputs.push_back(value.substr(0, space));
+      if (space < value.size()) same->inputs.push_back(CLI::detail::trim_copy(value.substr(space)));
     }
     return options;
   }
+
+ private:
+  std::set<std::string> const& pairs_;  // options that take two words
 };
 
 Exit print(std::string const& text) {
@@ -52,6 +60,7 @@ Exit print(std::string const& text) {
 }  // namespace
 
 struct Cli::State {
+  std::set<std::string> pairs;  // options that take two words
   CLI::App app;
   std::vector<std::string> arguments;  // in reverse, as CLI11 takes them
   std::vector<std::string> words;      // behind `--`
@@ -101,7 +110,7 @@ Cli::Cli(int argc, char** argv) : state_(std::make_unique<State>()) {
   s.app.set_help_flag("--help", "print this and exit");
   s.app.set_version_flag("--version", fmt::format("{} {}", tool_name(), INFLIGHT_VERSION),
                          "print the version and exit");
-  s.app.config_formatter(std::make_shared<OptionsFile>());
+  s.app.config_formatter(std::make_shared<OptionsFile>(s.pairs));
   s.app.set_config("--options", "", "read options from FILE, one `name = value` a line")->type_name("FILE");
   s.app.get_formatter()->column_width(34);
 }
@@ -167,6 +176,22 @@ void Cli::option(std::string const& name, std::optional<Time>& value, std::strin
 }
 void Cli::option(std::string const& name, std::vector<std::string>& values, std::string const& help) {
   state_->add(name, help, "TEXT", "", [&values](std::string const& text) { return values.push_back(text), Status{}; })
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);
+}
+void Cli::pairs(std::string const& name, std::vector<std::pair<std::string, std::string>>& values,
+                std::string const& type, std::string const& help) {
+  state_->pairs.insert(name.substr(name.find("--") + 2));
+  state_->app
+      .add_option(
+          name,
+          [&values](CLI::results_t const& results) {
+            for (std::size_t i = 0; i + 1 < results.size(); i += 2) values.emplace_back(results[i], results[i + 1]);
+            return true;
+          },
+          help)
+      ->type_name(type)
+      ->type_size(2)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->allow_extra_args(false);
 }

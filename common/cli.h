@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/status.h"
@@ -41,6 +42,10 @@ class Cli {
   void option(std::string const& name, Rate& value, std::string const& help);
   void option(std::string const& name, std::optional<Time>& value, std::string const& help);
   void option(std::string const& name, std::vector<std::string>& values, std::string const& help);  // may be repeated
+  // Two words a time: `--arg NAME VALUE`; in the file of --options `arg = NAME VALUE`. `type` names both. May be
+  // repeated.
+  void pairs(std::string const& name, std::vector<std::pair<std::string, std::string>>& values, std::string const& type,
+             std::string const& help);
   void size(std::string const& name, std::uint64_t& value, std::string const& help);
   void choice(std::string const& name, std::string& value, std::vector<std::string> choices, std::string const& help);
   void flag(std::string const& name, bool& value, std::string const& help);

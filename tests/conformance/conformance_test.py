@@ -113,6 +113,11 @@ class Filter(Kind):
         return super().with_secrets(box) + [[tool("xml2json"), url], [tool("xml2json"), f"https://{SECRET}@host/x"]]
 
 
+class Reshape(Filter):
+    def words(self, box):
+        return ["."]
+
+
 class Sink(Kind):
     reads = True
 
@@ -314,6 +319,7 @@ TOOLS = {
     "influx-write": [InfluxWrite("influx-write")],
     "publish": [Publish("publish")],
     "redis-write": [RedisWrite("redis-write")],
+    "reshape": [Reshape("reshape"), Reshape("reshape", ("jobs", "2"), ("envelope", None))],
     "s3-archive": [ArchivePut("s3-archive"), ArchiveGet("s3-archive")],
     "sql-write": [SqlWrite("sql-write")],
     "xml2json": [Filter("xml2json"), Filter("xml2json", ("jobs", "2"))],

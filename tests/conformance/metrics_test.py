@@ -66,6 +66,7 @@ COMMANDS = [
     ("consume", "consume x/ --as data --until-empty {} -- 'xml2json | sql-write sqlite:a.db'"),
     ("dlq-replay", "dlq-replay x/ --as data {} -- 'sql-write sqlite:b.db'"),
     ("xml2json", "xml2json || [ $? = 1 ]"),
+    ("reshape", "reshape '{data: .}' || [ $? = 1 ]"),
     ("sql-write", "sql-write sqlite:c.db"),
     ("influx-write", "influx-write $INFLUX --field id=id:string"),
     ("redis-write", "redis-write $REDIS --key 'u:{subject}'"),
