@@ -42,6 +42,9 @@ struct HttpRequest {
   std::vector<std::string> headers;  // `Name: value`, beside those of the header files
   std::string body;                  // sent with any method but GET and HEAD
   HttpFile file{};                   // sent instead of it, where there is one
+  // What a second time does more than once: on a connection that was kept and ends without an answer libcurl would send
+  // it again by itself (CURLOPT_FRESH_CONNECT).
+  bool once = false;
 };
 
 // Why there is no usable answer. `status`: there is one, but neither 2xx nor 304.

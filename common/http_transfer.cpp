@@ -157,6 +157,8 @@ void HttpTransfer::prepare(HttpRequest request, std::vector<std::string> const& 
   // Requests to a host that may speak HTTP/2 wait for its first connection rather than open one each.
   set(handle, CURLOPT_PIPEWAIT, request.url.starts_with("https") ? 1L : 0L);
 
+  set(handle, CURLOPT_FRESH_CONNECT, request.once ? 1L : 0L);
+
   bool const get = request.method == "GET";
   bool const head = request.method == "HEAD";
   set(handle, CURLOPT_CUSTOMREQUEST, static_cast<char const*>(nullptr));

@@ -158,7 +158,7 @@ struct S3Client::State {
     std::string const query = aws_query(request.query);
     return {request.method, base + where + (query.empty() ? "" : "?" + query),
             aws_signed_headers(aws, config.credentials, config.region, "s3", clock.now() + skew), request.body,
-            request.file};
+            request.file, request.once};
   }
 
   S3Answer read(S3Request const& request, HttpResponse& response) {

@@ -32,6 +32,7 @@ struct S3Request {
   std::string body{};
   HttpFile file{};               // sent instead of the body, where there is one
   std::string payload_sha256{};  // of the file, hexadecimal
+  bool once = false;             // HttpRequest::once
 };
 
 struct S3Answer {

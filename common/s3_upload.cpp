@@ -171,6 +171,7 @@ Result<Put> S3Upload::in_parts(Local& local) {
   S3Request begin{"POST", local.key};
   begin.query = {{"uploads", ""}};
   begin.headers = {{"Content-Type", "application/zstd"}};
+  begin.once = true;
   // Not tried again: an answer that was lost would leave an upload behind; the next attempt at all of it removes that.
   S3Answer const begun = client_.ask(begin, S3Patience::none);
   if (!begun.status.ok()) return begun.status;
@@ -184,7 +185,10 @@ Result<Put> S3Upload::in_parts(Local& local) {
     S3Request abort{"DELETE", local.key};
     abort.query = {{"uploadId", upload}};
     (void)client_.ask(abort, S3Patience::none);  // what is left is removed by the next attempt
+    return outcome;
   }
+  // A beginning that we gave up may have come late.
+  if (Status status = remove_parts(local.key); !status.ok()) return status;
   return outcome;
 }
 

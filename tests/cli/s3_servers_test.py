@@ -198,6 +198,36 @@ class S3Tests:
                 if same:
                     self.assertEqual(self.call("get", archive=archive).stdout, text)
 
+    def test_an_upload_that_was_begun_twice_leaves_no_parts(self):
+        """The answer to the beginning is lost, or comes so late that it was given up, and what it began shows only later."""
+        rng = random.Random(2)
+        text = "".join(event(n, 1, pad=base64.b64encode(rng.randbytes(60_000)).decode()) + "\n" for n in range(150))
+        for late in False, True:
+            begun = []
+            with self.subTest(late=late), Proxy(self.s3.port, 1) as proxy:
+                handle = proxy.handle
+
+                def lose(request):
+                    path, _, query = request.path.partition("?")
+                    if request.command == "POST" and query.startswith("uploads"):
+                        begun.append(path)
+                        if len(begun) == 1:
+                            if not late:
+                                self.s3.client.begin_upload("bucket", self.decoded(path))
+                            request.close_connection = True
+                            return None
+                    if late and "partNumber=1" in query and len(begun) == 2:
+                        begun.append(path)
+                        self.s3.client.begin_upload("bucket", self.decoded(path))
+                    return handle(request)
+
+                proxy.handle = lose
+                archive = f"{self.archive} twice {late}"
+                self.call("put", "--multipart", "5MiB", archive=archive, stdin=text, env=self.s3.environment(proxy.url))
+                self.assertEqual(len(begun), 3 if late else 2)
+                self.assertEqual([k for k in self.s3.client.uploads("bucket") if k.startswith(self.prefix)], [])
+                self.assertEqual(self.call("get", archive=archive).stdout, text)
+
     def test_memory_is_bounded(self):
         # By a process of its own: what is measured begins with the size of who starts it.
         measure = "import os, sys; p = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ); _, s, u = os.wait4(p, 0); " \
