@@ -42,6 +42,9 @@ struct HttpRequest {
   std::vector<std::string> headers;  // `Name: value`, beside those of the header files
   std::string body;                  // sent with any method but GET and HEAD
   HttpFile file{};                   // sent instead of it, where there is one
+  // Gets the body of a 2xx answer piece by piece, as it comes and of any length, instead of HttpResponse::body. False:
+  // the request ends, as one that was cut.
+  std::function<bool(std::string_view)> on_body{};
 };
 
 // Why there is no usable answer. `status`: there is one, but neither 2xx nor 304.
