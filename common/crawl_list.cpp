@@ -17,15 +17,17 @@ constexpr std::int64_t kRead = 1000;
 
 Status CrawlList::open(std::string const& path, std::string const& what, Time now) {
   if (Status status = file_.open(path, SqliteFile::How::rewritten); !status.ok()) return status;
-  for (char const* sql : {"CREATE TABLE IF NOT EXISTS about(name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
-                          "CREATE TABLE IF NOT EXISTS keys(sort BLOB PRIMARY KEY, key BLOB) WITHOUT ROWID"}) {
+  for (char const* sql :
+       {"CREATE TABLE IF NOT EXISTS about(name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
+        "CREATE TABLE IF NOT EXISTS keys(sort BLOB PRIMARY KEY, key BLOB, listed INTEGER) WITHOUT ROWID"}) {
     if (Status status = file_.execute(sql); !status.ok()) return status;
   }
   SqliteStatement about;
-  for (auto [sql, statement] : {std::pair{"INSERT OR IGNORE INTO keys VALUES(?1,?2)", &insert_},
-                                std::pair{"SELECT sort,key FROM keys WHERE sort>?1 ORDER BY sort LIMIT ?2", &page_},
-                                std::pair{"INSERT OR REPLACE INTO about VALUES(?1,?2)", &set_},
-                                std::pair{"SELECT name,value FROM about", &about}}) {
+  for (auto [sql, statement] :
+       {std::pair{"INSERT OR IGNORE INTO keys VALUES(?1,?2,?3)", &insert_},
+        std::pair{"SELECT sort,key,listed FROM keys WHERE sort>?1 ORDER BY sort LIMIT ?2", &page_},
+        std::pair{"INSERT OR REPLACE INTO about VALUES(?1,?2)", &set_},
+        std::pair{"SELECT name,value FROM about", &about}}) {
     if (Status status = file_.prepare(sql, *statement); !status.ok()) return status;
   }
   std::string listed;
@@ -56,7 +58,8 @@ Status CrawlList::open(std::string const& path, std::string const& what, Time no
 
 Status CrawlList::set(std::string_view name, std::string_view value) { return set_.bind(1, name).bind(2, value).run(); }
 
-Status CrawlList::begin(bool paged) {
+Status CrawlList::begin(bool paged, Time now) {
+  listed_ = now;
   if (Status status = file_.execute("BEGIN IMMEDIATE"); !status.ok()) return status;
   paged_ = paged;
   return set("paged", paged ? "1" : "0");
@@ -64,7 +67,7 @@ Status CrawlList::begin(bool paged) {
 
 Status CrawlList::add(std::string_view key) {
   std::string const sort = rtdb_sort_key(key);
-  return insert_.bind(1, sort).bind(2, key).run();
+  return insert_.bind(1, sort).bind(2, key).bind(3, listed_.ns).run();
 }
 
 Status CrawlList::clear() { return file_.execute("DELETE FROM keys"); }
@@ -109,7 +112,7 @@ Status CrawlList::seek(std::uint64_t position) {
   return {};
 }
 
-Result<bool> CrawlList::next(std::string& key) {
+Result<bool> CrawlList::next(Entry& entry) {
   if (read_.empty()) {
     page_.bind(1, at_).bind(2, kRead);
     std::string newest;
@@ -118,12 +121,12 @@ Result<bool> CrawlList::next(std::string& key) {
       if (!row) return row.status();
       if (!*row) break;
       newest = page_.bytes(0);
-      read_.emplace_back(page_.bytes(1));
+      read_.push_back({std::string(page_.bytes(1)), Time{page_.integer(2)}});
     }
     if (read_.empty()) return false;
     at_ = std::move(newest);
   }
-  key = std::move(read_.front());
+  entry = std::move(read_.front());
   read_.pop_front();
   return true;
 }

@@ -25,8 +25,13 @@ class CrawlList {
   // How it was begun: page by page in the order of keys, or all at once in any order. Durable once something is added.
   [[nodiscard]] bool paged() const { return paged_; }
 
+  struct Entry {
+    std::string key;
+    Time listed;
+  };
+
   // Adds keys between begin() and commit(), which makes them durable. Twice the same is the same.
-  [[nodiscard]] Status begin(bool paged);
+  [[nodiscard]] Status begin(bool paged, Time now);
   [[nodiscard]] Status add(std::string_view key);
   [[nodiscard]] Status clear();
   [[nodiscard]] Status commit(bool whole);
@@ -37,7 +42,7 @@ class CrawlList {
 
   // Reads in order, from a position on. False: no more for now.
   [[nodiscard]] Status seek(std::uint64_t position);
-  [[nodiscard]] Result<bool> next(std::string& key);
+  [[nodiscard]] Result<bool> next(Entry& entry);
 
  private:
   [[nodiscard]] Result<std::string> end(char const* sql);
@@ -49,7 +54,8 @@ class CrawlList {
   bool whole_ = false, paged_ = false;
   std::uint64_t count_ = 0;
   std::string at_;  // sort key of the last one that was read
-  std::deque<std::string> read_;
+  Time listed_;
+  std::deque<Entry> read_;
 };
 
 }  // namespace inflight

@@ -102,11 +102,10 @@ class Crawler {
   }
 
  private:
-  Status put(std::string_view key, bool deleted, std::string_view data) {
-    Time const now = io_.clock.now();
-    // The same whenever this crawl makes the event again.
-    Status status =
-        outlet_.take(rtdb_event(collection_, {fmt::format("crawl/{}/{}", list_.id(), key), key, deleted, now, data}));
+  Status put(std::string_view key, Time recorded, bool deleted, std::string_view data) {
+    // The same to the letter whenever this crawl makes the event again.
+    Status status = outlet_.take(
+        rtdb_event(collection_, {fmt::format("crawl/{}/{}", list_.id(), key), key, deleted, recorded, data}));
     if (!status.ok()) return status;
     if (report_.count++ == 0) report_.first = key;
     report_.last = key;
@@ -130,7 +129,7 @@ class Crawler {
     Members members(
         [&](std::string_view key, std::string_view, bool) { return wanted(key) ? list_.add(key) : Status{}; });
     JsonSplitter splitter(members, 4096);
-    if (Status status = list_.begin(false); !status.ok()) return status;
+    if (Status status = list_.begin(false, io_.clock.now()); !status.ok()) return status;
     Status status = client_.get(
         collection_.url("shallow=true"),
         [&] {
@@ -152,15 +151,15 @@ class Crawler {
   }
 
   Status put_listed() {
-    std::string key;
+    CrawlList::Entry entry;
     for (;;) {
-      auto const more = list_.next(key);
+      auto const more = list_.next(entry);
       if (!more) return more.status();
       if (!*more) return {};
       if (!list_.paged()) {
         if (Status status = pacer_.spend(1); !status.ok()) return status;
       }
-      if (Status status = put(key, false, {}); !status.ok()) return status;
+      if (Status status = put(entry.key, entry.listed, false, {}); !status.ok()) return status;
     }
   }
 
@@ -247,11 +246,11 @@ class Crawler {
         if (!document.whole)
           say_warning(
               fmt::format("{}: larger than --max-record, and so without its data", collection_.document(document.key)));
-        if (Status status = put(document.key, false, document.data); !status.ok()) return status;
+        if (Status status = put(document.key, io_.clock.now(), false, document.data); !status.ok()) return status;
       }
       return {};
     }
-    if (Status status = list_.begin(true); !status.ok()) return status;
+    if (Status status = list_.begin(true, io_.clock.now()); !status.ok()) return status;
     for (auto const& [sort, document] : page.documents) {
       if (Status status = list_.add(document.key); !status.ok()) return status;
     }
@@ -291,7 +290,8 @@ class Crawler {
       if (!status.ok()) return status;
       while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
       bool const deleted = members.scalar == "null";
-      if (Status done = put(key, deleted, deleted || !options_.with_data || !whole ? std::string_view{} : text);
+      if (Status done =
+              put(key, io_.clock.now(), deleted, deleted || !options_.with_data || !whole ? std::string_view{} : text);
           !done.ok())
         return done;
     }

@@ -8,6 +8,8 @@ namespace inflight {
 
 namespace {
 
+constexpr std::uint64_t kLongestKey = 64 << 10;  // as it is written
+
 bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
 }  // namespace
@@ -143,7 +145,7 @@ std::size_t JsonSplitter::capture(std::string_view bytes, bool& ended) {
 }
 
 void JsonSplitter::append(std::string_view bytes) {
-  if (value_.size() + bytes.size() > max_value_) whole_ = false;
+  if (value_.size() + bytes.size() > (is_key_ ? kLongestKey : max_value_)) whole_ = false;
   if (whole_) value_ += bytes;
 }
 
@@ -152,7 +154,8 @@ Status JsonSplitter::captured() {
     is_key_ = false;
     state_ = State::colon;
     key_.clear();
-    return append_unquoted(key_, value_) ? Status{} : Status::usage(fmt::format("no JSON: a key at byte {}", at_));
+    return whole_ && append_unquoted(key_, value_) ? Status{}
+                                                   : Status::usage(fmt::format("no JSON: a key at byte {}", at_));
   }
   if (scalar_ && !is_json_scalar(value_)) return Status::usage(fmt::format("no JSON: a value before byte {}", at_));
   std::size_t const depth = frames_.size();

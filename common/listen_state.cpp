@@ -79,6 +79,14 @@ Status ListenState::open(std::string const& path, std::string const& source) {
     if (Status status = set.bind(1, std::string_view("source")).bind(2, source).run(); !status.ok()) return status;
     if (Status status = commit(); !status.ok()) return status;
   }
+  // What a run before has put out is not joined: its event may be read again, word by word, as one that was there
+  // before the change.
+  SqliteStatement highest;
+  if (Status status = file_.prepare("SELECT seq FROM sqlite_sequence WHERE name='pending'", highest); !status.ok())
+    return status;
+  auto const row = highest.step();
+  if (!row) return row.status();
+  if (*row) next_ = static_cast<std::uint64_t>(highest.integer(0)) + 1;
   auto const id = about(file_, "id");
   if (!id) return id.status();
   id_ = *id;

@@ -3,6 +3,7 @@
 // whatever is killed.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -50,7 +51,7 @@ class ListenState {
   // The first ones from a position on.
   [[nodiscard]] Result<std::vector<Pending>> pending(std::uint64_t from, std::uint64_t most);
   // Those from here on have not been put out: another change of the same document joins one of them.
-  void put_out(std::uint64_t next) { next_ = next; }
+  void put_out(std::uint64_t next) { next_ = std::max(next_, next); }
   [[nodiscard]] Status settled(std::uint64_t cursor);
 
  private:

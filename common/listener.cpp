@@ -107,7 +107,7 @@ class Listener final : public EventStream::Handler, public JsonSplitter::Handler
   Status run() {
     Backoff backoff(seconds(1), seconds(60));
     bool told = false;
-    state_.put_out(next_ = outlet_.cursor());
+    next_ = outlet_.cursor();
     for (;;) {
       splitter_.reset();
       events_.reset();
@@ -240,6 +240,10 @@ class Listener final : public EventStream::Handler, public JsonSplitter::Handler
         Status status = outlet_.take(rtdb_event(
             collection_, {fmt::format("listen/{}/{}", state_.id(), one.position), one.key, one.deleted, one.recorded}));
         if (!status.ok()) return status;
+        if (++count_ == options_.limit) {
+          if (Status flushed = outlet_.flush(); !flushed.ok()) return flushed;
+          return {Code::stopped, "enough"};
+        }
       }
       if (pending->size() < kPutAtOnce) break;
     }
@@ -261,7 +265,7 @@ class Listener final : public EventStream::Handler, public JsonSplitter::Handler
   EventStream events_;
   std::string event_, path_, reason_;
   Status problem_, ended_;
-  std::uint64_t next_ = 0, settled_ = 0;
+  std::uint64_t next_ = 0, settled_ = 0, count_ = 0;
   Duration committed_{};
   bool revoked_ = false, renewed_ = false, connected_ = false, ever_ = false;
 };

@@ -13,6 +13,7 @@
 namespace inflight {
 
 struct ListenOptions {
+  std::uint64_t limit = 0;                      // events; 0: no limit
   Duration silence = std::chrono::seconds(90);  // without even a keep-alive, which comes each 30 s
 };
 

@@ -46,6 +46,7 @@ Exit run(Cli& cli, Io& io) {
   options.source.add_to(cli, true);
   if (auto stop = cli.parse()) return *stop;
 
+  options.listen.limit = options.source.limit;
   bool const piped = !options.source.delivery.pipeline.empty();
   if (!options.source.state.empty() && !piped)
     return cli.wrong("--state belongs to -- PIPELINE: nobody tells what has become of a line");
