@@ -51,6 +51,7 @@ class Retained final : public EventSource, public Outlet {
   Retained(Io& io, std::string identity, std::uint64_t first, std::uint64_t limit, Ledger const& ledger)
       : io_(io),
         identity_(std::move(identity)),
+        first_(first),
         next_(first),
         limit_(limit),
         cursor_(ledger.cursor()),
@@ -81,11 +82,11 @@ class Retained final : public EventSource, public Outlet {
   Status flush() override { return {}; }
   std::uint64_t cursor() override {
     std::lock_guard const lock(mutex_);
-    return settled_;
+    return settled_ - first_;
   }
   void seek(std::uint64_t position) override {
     std::lock_guard const lock(mutex_);
-    next_ = std::max(next_, position);
+    next_ = std::max(next_, first_ + position);
   }
   void end(bool whole) {
     std::lock_guard const lock(mutex_);
@@ -163,7 +164,7 @@ class Retained final : public EventSource, public Outlet {
   std::condition_variable room_;
   std::deque<Kept> events_;
   std::size_t bytes_ = 0;
-  std::uint64_t next_, limit_, count_ = 0;
+  std::uint64_t first_, next_, limit_, count_ = 0;
   std::uint64_t cursor_;             // when it was started
   std::uint64_t settled_ = cursor_;  // the cursor now
   bool ended_ = false, closed_ = false, cut_ = false;

@@ -41,7 +41,8 @@ class Outlet {
   [[nodiscard]] virtual bool ready() = 0;
   // The source idles: hands on what is buffered.
   [[nodiscard]] virtual Status flush() = 0;
-  // The lowest position that is not settled; without a pipeline, that of the next event.
+  // The lowest position that is not settled; without a pipeline, that of the next event. Positions are counted from the
+  // first event of the state, or of this run where there is none.
   [[nodiscard]] virtual std::uint64_t cursor() = 0;
   // The next event has this position, where it is higher than the one after the last.
   virtual void seek(std::uint64_t position) = 0;

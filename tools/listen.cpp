@@ -38,7 +38,7 @@ Exit run(Cli& cli, Io& io) {
   Options options;
   cli.purpose(
       "Follow the changes of a collection of a Firebase Realtime Database and write one event per changed document.",
-      {"listen https://shop.firebaseio.com/orders | jq -r .subject",
+      {"listen https://shop.firebaseio.com/orders --limit 10 | jq -r .subject",
        "listen https://shop.firebaseio.com/orders --state orders.listen -- publish orders/"});
   cli.positional("URL", options.url, "of the collection, e.g. https://shop.firebaseio.com/orders");
   cli.option("--silence", options.listen.silence, "connect again when not even a keep-alive has come for so long");

@@ -303,6 +303,10 @@ class State(Base):
         process.kill()
         process.wait()
 
+    def test_a_pipeline_without_a_state(self):
+        done = run([tool("crawl"), self.db.url + "/orders", "--", "publish x/"], cwd=self.box, env=self.env)
+        self.assertEqual((done.exit, self.published()), (0, self.all_keys()), done)
+
     def test_a_list_that_is_gone_is_told(self):
         self.state("--limit", "100")
         (self.box / "s.keys").unlink()

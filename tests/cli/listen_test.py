@@ -121,6 +121,16 @@ class Changes(Base):
         self.wait_told(("1", WRITTEN), ("2", WRITTEN))
         self.assertNotIn("0", {key for key, _ in self.told()})
 
+    def test_a_pipeline_without_a_state_tells_what_changes_from_now_on(self):
+        self.process = subprocess.Popen([tool("listen"), self.db.url + "/orders", "--limit", "3", "--", "publish x/"], cwd=self.box,
+                                        env=self.env, stderr=subprocess.PIPE, text=True)
+        self.assertIn("baseline", self.process.stderr.readline())
+        for n in range(3):
+            self.db.put(f"orders/n{n}", n)
+        self.assertEqual(self.process.wait(60), 0)
+        self.process.stderr.close()
+        self.assertEqual(self.told(), [(f"n{n}", WRITTEN) for n in range(3)])
+
     def test_a_plain_pipe_tells_what_changes_from_now_on(self):
         process = subprocess.Popen([tool("listen"), self.db.url + "/orders", "--limit", "2"], env=self.env, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)

@@ -98,7 +98,7 @@ class Job:
         self.folder, self.db, self.chance = pathlib.Path(folder), db, random.Random(seed)
         self.environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
         self.listen = Line(self, "listen", "--silence", "2s")
-        self.crawl = Line(self, "crawl", "--after", "listen.state", "--rate", "500/s")
+        self.crawl = Line(self, "crawl", "--after", "listen.state", "--rate", "250/s")
         self.killed = collections.Counter()
         self.changed = collections.Counter()  # by key, how often
         self.history = {}
