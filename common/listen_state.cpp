@@ -119,6 +119,11 @@ Status ListenState::begin_snapshot() {
   return file_.execute("DELETE FROM documents");  // of a snapshot that was cut
 }
 
+void ListenState::cut_snapshot() {
+  snapshot_ = false;
+  std::vector<bool>().swap(seen_);
+}
+
 void ListenState::mark(std::int64_t number) {
   if (!snapshot_) return;
   auto const index = static_cast<std::size_t>(number);
@@ -185,8 +190,7 @@ Status ListenState::end_snapshot() {
       if (Status status = saw_deletion(key); !status.ok()) return status;
     }
   }
-  snapshot_ = false;
-  std::vector<bool>().swap(seen_);
+  cut_snapshot();
   if (baseline_) return {};
   if (Status status = begin(); !status.ok()) return status;
   if (Status status = file_.execute("INSERT OR REPLACE INTO about VALUES(CAST('baseline' AS BLOB),CAST('1' AS BLOB))");

@@ -39,6 +39,7 @@ class ListenState {
   // All documents, one by one, between these; what was not seen is deleted then. The first one is the baseline.
   [[nodiscard]] Status begin_snapshot();
   [[nodiscard]] Status end_snapshot();
+  void cut_snapshot();  // the connection is gone: what was not seen is not deleted
   [[nodiscard]] bool in_snapshot() const { return snapshot_; }
   [[nodiscard]] std::uint64_t seen_count() const { return seen_count_; }
 

@@ -111,6 +111,7 @@ class Listener final : public EventStream::Handler, public JsonSplitter::Handler
     for (;;) {
       splitter_.reset();
       events_.reset();
+      state_.cut_snapshot();
       revoked_ = connected_ = false;
       Status status = client_.stream(
           collection_.url(), options_.silence, [this] { return turn(); },

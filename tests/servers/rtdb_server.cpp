@@ -220,7 +220,7 @@ MHD_Result Rtdb::send(MHD_Connection* connection, Answer const& answer) {
         return MHD_CONTENT_READER_END_WITH_ERROR;
       }
       std::size_t const size = std::min<std::size_t>(most, h.body.size() - at);
-      std::memcpy(to, h.body.data() + at, size);
+      std::copy_n(h.body.begin() + static_cast<std::ptrdiff_t>(at), size, to);
       return static_cast<ssize_t>(size);
     };
     MHD_Response* response = MHD_create_response_from_callback(answer.body.size(), 64 << 10, read, half,
@@ -307,6 +307,13 @@ MHD_Result Rtdb::database(MHD_Connection* connection, std::string_view url, std:
   if (std::string const why = refused(token); !why.empty()) return send(connection, {401, error_body(why)});
   Path path = split_path(url);
   check_path(path);
+  if (streams && cut) {  // within the snapshot
+    std::shared_lock const lock(tree_mutex_);
+    Answer half{200, event("put", "/", json_of(tree_.find(path)))};
+    half.type = "text/event-stream";
+    half.cut = true;
+    return send(connection, half);
+  }
   if (streams) return begin_stream(connection, std::move(path), token);
   Answer answer;
   if (method == "GET")
@@ -538,7 +545,7 @@ std::ptrdiff_t Rtdb::stream_bytes(Stream& one, char* to, std::size_t most) {
     if (!one.queue.empty() && !one.silent) {
       std::string const& text = one.queue.front();
       std::size_t const size = std::min(most, text.size() - one.sent);
-      std::memcpy(to, text.data() + one.sent, size);
+      std::copy_n(text.begin() + static_cast<std::ptrdiff_t>(one.sent), size, to);
       one.sent += size;
       if (one.sent == text.size()) {
         one.queue.pop_front();
