@@ -160,9 +160,16 @@ class Job:
             self.db.control(streams=self.chance.choice(["cut", "auth_revoked", "silence"]))
         else:
             line = self.crawl if what == "crawl" else self.listen if what == "listen" else self.chance.choice([self.listen, self.crawl])
-            if line.name == "crawl" and not line.running():
-                line, what = self.listen, "listen" if what == "crawl" else what
-            wait_for(lambda: line.kill(what) or (line.start(), False)[1], 30, f"a {what} to kill")
+
+            def killed():
+                nonlocal line, what
+                if line is self.crawl and not line.running() and line.process.returncode == 0:  # it has told all
+                    line, what = self.listen, "listen" if what == "crawl" else what
+                if line.kill(what):
+                    return True
+                line.start()
+                return False
+            wait_for(killed, 30, f"a {what} to kill")
         self.killed[what] += 1
 
     def settle(self, told, chosen):
