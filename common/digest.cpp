@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <openssl/pem.h>
 
 #include <new>
 
@@ -57,6 +58,23 @@ std::string hmac_sha256(std::string_view key, std::string_view bytes) {
            &size) == nullptr) {
     throw std::bad_alloc();
   }
+  out.resize(size);
+  return out;
+}
+
+Result<std::string> rs256(std::string const& key, std::string_view bytes) {
+  Handle<BIO, BIO_free_all> const text(BIO_new_mem_buf(key.data(), static_cast<int>(key.size())));
+  Handle<EVP_PKEY, EVP_PKEY_free> const pkey(text ? PEM_read_bio_PrivateKey(text.get(), nullptr, nullptr, nullptr)
+                                                  : nullptr);
+  if (!pkey || EVP_PKEY_get_base_id(pkey.get()) != EVP_PKEY_RSA) return Status::usage("no private key of RSA in PEM");
+  Handle<EVP_MD_CTX, EVP_MD_CTX_free> const context(EVP_MD_CTX_new());
+  std::size_t size = 0;
+  std::string out;
+  bool good = context && EVP_DigestSignInit(context.get(), nullptr, EVP_sha256(), nullptr, pkey.get()) == 1 &&
+              EVP_DigestSign(context.get(), nullptr, &size, bytes_of(bytes), bytes.size()) == 1;
+  out.resize(size);
+  good = good && EVP_DigestSign(context.get(), bytes_of(out), &size, bytes_of(bytes), bytes.size()) == 1;
+  if (!good) return Status::defect("libcrypto signs nothing with this key");
   out.resize(size);
   return out;
 }

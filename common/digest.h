@@ -1,4 +1,4 @@
-// SHA-256 and MD5, and HMAC-SHA256, as S3 and its like want them; on libcrypto.
+// SHA-256 and MD5, and HMAC-SHA256, as S3 and its like want them, and signatures of RSA; on libcrypto.
 //
 // XXH3 (archive.h) is for what we check ourselves: these are for what others check.
 #pragma once
@@ -6,6 +6,8 @@
 #include <memory>
 #include <string>
 #include <string_view>
+
+#include "common/status.h"
 
 namespace inflight {
 
@@ -27,6 +29,9 @@ class MessageDigest {
 [[nodiscard]] std::string sha256(std::string_view bytes);
 [[nodiscard]] std::string md5(std::string_view bytes);
 [[nodiscard]] std::string hmac_sha256(std::string_view key, std::string_view bytes);
+
+// RS256 (RFC 7518, 3.3) with a private key in PEM. Code::usage: it is none.
+[[nodiscard]] Result<std::string> rs256(std::string const& key, std::string_view bytes);
 
 [[nodiscard]] std::string to_hex(std::string_view bytes);  // lower case
 

@@ -45,6 +45,9 @@ struct HttpRequest {
   // What a second time does more than once: on a connection that was kept and ends without an answer libcurl would send
   // it again by itself (CURLOPT_FRESH_CONNECT).
   bool once = false;
+  // Gets the body of a 2xx answer piece by piece, as it comes and of any length, instead of HttpResponse::body. False:
+  // the request ends, as one that was cut.
+  std::function<bool(std::string_view)> on_body{};
 };
 
 // Why there is no usable answer. `status`: there is one, but neither 2xx nor 304.

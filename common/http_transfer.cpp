@@ -72,6 +72,14 @@ HttpCause cause_of(CURLcode code) {
 std::size_t HttpTransfer::on_body(char* bytes, std::size_t, std::size_t size, void* to) {
   auto& transfer = *static_cast<HttpTransfer*>(to);
   HttpIntake& intake = transfer.intake;
+  if (transfer.sink) {
+    long status = 0;
+    (void)curl_easy_getinfo(transfer.easy.get(), CURLINFO_RESPONSE_CODE, &status);
+    if (status >= 200 && status <= 299) {
+      transfer.refused = !transfer.sink({bytes, size});
+      return transfer.refused ? 0 : size;
+    }
+  }
   std::string& body = transfer.response.body;
   if (body.size() + size > transfer.options.max_body) {
     transfer.too_large = true;
@@ -150,7 +158,8 @@ HttpTransfer::HttpTransfer(std::size_t number, HttpOptions const& all, HttpIntak
 
 void HttpTransfer::prepare(HttpRequest request, std::vector<std::string> const& headers) {
   CURL* const handle = easy.get();
-  too_large = false;
+  too_large = refused = false;
+  sink = std::move(request.on_body);
   error_[0] = '\0';
   url_ = request.url;
   set(handle, CURLOPT_URL, request.url.c_str());
@@ -205,7 +214,7 @@ void HttpTransfer::conclude(CURLcode code, std::string const& reason, Time now) 
   (void)curl_easy_getinfo(easy.get(), CURLINFO_TOTAL_TIME_T, &micros);
   response.status = static_cast<int>(status);
   response.elapsed = std::chrono::microseconds(micros);
-  response.cause = too_large ? HttpCause::too_large : cause_of(code);
+  response.cause = too_large ? HttpCause::too_large : refused ? HttpCause::cut : cause_of(code);
   response.retry_after.reset();
   response.error.clear();
   if (response.cause == HttpCause::none && status != 304 && (status < 200 || status > 299))
@@ -222,6 +231,7 @@ void HttpTransfer::conclude(CURLcode code, std::string const& reason, Time now) 
 }
 
 void HttpTransfer::release() {
+  sink = nullptr;
   for (std::string* text : {&response.body, &sent_}) {
     text->clear();
     if (text->capacity() > kKept) std::string().swap(*text);  // assigned to, it would keep its memory
@@ -230,6 +240,7 @@ void HttpTransfer::release() {
 
 std::string HttpTransfer::why(CURLcode code) const {
   if (too_large) return fmt::format("the answer is larger than {} bytes", options.max_body);
+  if (refused) return "the rest of the answer is not wanted";
   if (code == CURLE_WRITE_ERROR) return "the answer is not encoded as it says";
   if (code == CURLE_OPERATION_TIMEDOUT) {
     curl_off_t resolved = 0, connected = 0;

@@ -36,7 +36,8 @@ struct HttpTransfer {
   CURLM* multi = nullptr;  // that it was added to
   HttpResponse response{};
   std::function<void(HttpResponse&)> done{};
-  bool too_large = false;
+  std::function<bool(std::string_view)> sink{};  // of the body, instead of response.body
+  bool too_large = false, refused = false;
 
   HttpTransfer(std::size_t id, HttpOptions const& options, HttpIntake& intake);
   HttpTransfer(HttpTransfer const&) = delete;

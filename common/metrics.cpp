@@ -27,7 +27,7 @@ void expect_bytes_of(int fd) {
   struct stat info {};
   if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return;
   off_t const begin = ::lseek(fd, 0, SEEK_CUR);
-  if (begin >= 0 && info.st_size > begin) counters().expected = static_cast<std::uint64_t>(info.st_size - begin);
+  if (begin >= 0 && info.st_size > begin) counters().expected_bytes = static_cast<std::uint64_t>(info.st_size - begin);
 }
 
 namespace {
@@ -77,11 +77,12 @@ struct Progress::State {
     if (c.lag_ns >= 0) text += fmt::format(", lag {:.1f} s", static_cast<double>(c.lag_ns) / 1e9);
     text += fmt::format(", rejected {}", c.rejected.load());
     if (c.restarts > 0) text += fmt::format(", restarts {}", c.restarts.load());
-    if (double const left = static_cast<double>(c.expected) - static_cast<double>(bytes); left > 0 && bytes > 0) {
-      double const speed = static_cast<double>(bytes) / std::chrono::duration<double>(now - started).count();
-      text += fmt::format(
-          ", {} to go",
-          format_duration(std::chrono::ceil<std::chrono::seconds>(std::chrono::duration<double>(left / speed))));
+    double const done = c.expected_records > 0 ? static_cast<double>(records) / static_cast<double>(c.expected_records)
+                        : c.expected_bytes > 0 ? static_cast<double>(bytes) / static_cast<double>(c.expected_bytes)
+                                               : 1;
+    if (done > 0 && done < 1) {
+      auto const left = std::chrono::duration<double>(now - started) * ((1 - done) / done);
+      text += fmt::format(", {} to go", format_duration(std::chrono::ceil<std::chrono::seconds>(left)));
     }
     last_records = records, last_bytes = bytes, last_at = now;
     if (::isatty(STDERR_FILENO) == 1) {

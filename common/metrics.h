@@ -21,8 +21,9 @@ struct Counters {
   std::atomic<std::uint64_t> dropped{0};
   std::atomic<std::uint64_t> retries{0};
   std::atomic<std::uint64_t> restarts{0};  // of a pipeline
-  std::atomic<std::uint64_t> expected{0};  // bytes to come in all, where that is known: the progress line has an ETA
-  std::atomic<std::int64_t> lag_ns{-1};    // age of the oldest that is not settled; -1: does not apply
+  // What comes in all, where that is known: the progress line has an ETA.
+  std::atomic<std::uint64_t> expected_records{0}, expected_bytes{0};
+  std::atomic<std::int64_t> lag_ns{-1};  // age of the oldest that is not settled; -1: does not apply
 };
 [[nodiscard]] Counters& counters();
 // What is read from here is all that comes: known of a file, not of a pipe.

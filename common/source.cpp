@@ -30,16 +30,19 @@ class StandardOutput final : public Outlet {
   Status put(std::string_view line) override {
     if (limit_ != 0 && count_ >= limit_) return enough();
     ++count_;
+    ++next_;
     ++counters().records;
     counters().bytes += line.size();
     return io_.out.line(line);
   }
   bool ready() override { return true; }
   Status flush() override { return io_.out.flush(); }
+  std::uint64_t cursor() override { return next_; }
+  void seek(std::uint64_t position) override { next_ = std::max(next_, position); }
 
  private:
   Io& io_;
-  std::uint64_t limit_, count_ = 0;
+  std::uint64_t limit_, count_ = 0, next_ = 0;
 };
 
 // Events between the thread that makes them and the one that delivers them.
@@ -48,6 +51,7 @@ class Retained final : public EventSource, public Outlet {
   Retained(Io& io, std::string identity, std::uint64_t first, std::uint64_t limit, Ledger const& ledger)
       : io_(io),
         identity_(std::move(identity)),
+        first_(first),
         next_(first),
         limit_(limit),
         cursor_(ledger.cursor()),
@@ -76,8 +80,17 @@ class Retained final : public EventSource, public Outlet {
     return room();
   }
   Status flush() override { return {}; }
-  void end() {
+  std::uint64_t cursor() override {
     std::lock_guard const lock(mutex_);
+    return settled_ - first_;
+  }
+  void seek(std::uint64_t position) override {
+    std::lock_guard const lock(mutex_);
+    next_ = std::max(next_, first_ + position);
+  }
+  void end(bool whole) {
+    std::lock_guard const lock(mutex_);
+    cut_ = cut_ || !whole;
     ended_ = true;
     signal();
   }
@@ -102,6 +115,7 @@ class Retained final : public EventSource, public Outlet {
   }
   void settled(std::uint64_t cursor) override {
     std::lock_guard const lock(mutex_);
+    settled_ = cursor;
     while (!events_.empty() && events_.front().position < cursor) {
       bytes_ -= events_.front().line.size();
       events_.pop_front();
@@ -150,8 +164,9 @@ class Retained final : public EventSource, public Outlet {
   std::condition_variable room_;
   std::deque<Kept> events_;
   std::size_t bytes_ = 0;
-  std::uint64_t next_, limit_, count_ = 0;
-  std::uint64_t cursor_;
+  std::uint64_t first_, next_, limit_, count_ = 0;
+  std::uint64_t cursor_;             // when it was started
+  std::uint64_t settled_ = cursor_;  // the cursor now
   bool ended_ = false, closed_ = false, cut_ = false;
   Fd wake_;
 };
@@ -183,10 +198,10 @@ void SourceOptions::add_to(Cli& cli, bool with_state) {
   if (with_state) cli.option("--state", state, "file that remembers what is settled, to go on from there");
 }
 
-Exit run_source(Io& io, SourceOptions const& options, std::function<Status(Outlet&)> const& produce) {
-  if (options.delivery.pipeline.empty()) return run_plain(io, options, produce);
+Exit run_source(Io& io, SourceOptions const& given, std::function<Status(Outlet&)> const& produce) {
+  if (given.delivery.pipeline.empty()) return run_plain(io, given, produce);
 
-  std::string const identity = options.identity.empty() ? tool_name() : options.identity;
+  SourceOptions options = given;
   DeliveryOptions delivery = options.delivery;
   Fd lock;
   std::uint64_t first = 0;
@@ -212,6 +227,10 @@ Exit run_source(Io& io, SourceOptions const& options, std::function<Status(Outle
     if (!known) return report(known.status(), Exit::defect);
     if (!known->entries().empty()) first = std::max(first, known->entries().rbegin()->first + 1);
   }
+  if (options.prepare) {
+    if (Status const prepared = options.prepare(options); !prepared.ok()) return report(prepared, Exit::defect);
+  }
+  std::string const identity = options.identity.empty() ? tool_name() : options.identity;
   auto ledger = Ledger::open(io.disk, io.clock, options.state, letters, identity, first);
   if (!ledger) return report(ledger.status(), Exit::defect);
   if ((*ledger)->complete()) {
@@ -227,7 +246,7 @@ Exit run_source(Io& io, SourceOptions const& options, std::function<Status(Outle
     if (delivered != Exit::ok) request_stop(SIGTERM);  // wakes what makes events
   });
   Status const produced = produce(retained);
-  retained.end();
+  retained.end(produced.ok());
   deliverer.join();
   if (delivered != Exit::ok) return delivered;
   if (!options.state.empty() && (*ledger)->complete()) say_info(fmt::format("{}: complete", options.state));

@@ -21,6 +21,9 @@ struct SourceOptions {
   std::string state;
   std::string dead_letters;
   std::string identity;  // what positions belong to; by default the tool's name
+  // With a pipeline: called when no other run of the same state is at work, before the state is read. May set
+  // `identity`.
+  std::function<Status(SourceOptions&)> prepare;
 
   // -- PIPELINE and what goes with it, --limit, --dead-letters, and --state where `with_state`
   void add_to(Cli& cli, bool with_state);
@@ -38,6 +41,11 @@ class Outlet {
   [[nodiscard]] virtual bool ready() = 0;
   // The source idles: hands on what is buffered.
   [[nodiscard]] virtual Status flush() = 0;
+  // The lowest position that is not settled; without a pipeline, that of the next event. Positions are counted from the
+  // first event of the state, or of this run where there is none.
+  [[nodiscard]] virtual std::uint64_t cursor() = 0;
+  // The next event has this position, where it is higher than the one after the last.
+  virtual void seek(std::uint64_t position) = 0;
 };
 
 [[nodiscard]] Exit run_source(Io& io, SourceOptions const& options, std::function<Status(Outlet&)> const& produce);

@@ -11,12 +11,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, ROOT, Server, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
 from redis_server import Redis  # noqa: E402
+from rtdb_server import RtdbServer  # noqa: E402
 from s3_server import Swift  # noqa: E402
 
 TOOLS = (BIN.parent / "tools.txt").read_text().split()
@@ -24,6 +26,7 @@ TOOLS = (BIN.parent / "tools.txt").read_text().split()
 REPLACED = {"https://api/bsus/{id}/history?from={since}&to={until}": "{sim}/bsus/{id}/history?since={since}&until={until}",
             "/mnt/other/": "other/",
             "http://influx:8086": "{influx}",
+            "https://shop.firebaseio.com": "{rtdb}",
             "redis://cache": "{redis}", "redis-cli -h cache": "redis-cli -s {redis_path}",
             "/var/lib/prometheus/node-exporter/": "./",
             "s3-archive put archive/": "s3-archive put archive/ --max-age 200ms",  # not to wait for a minute
@@ -91,6 +94,8 @@ class Examples(unittest.TestCase):
         cls.influx = cls.enterClassContext(InfluxServer())
         cls.influx.create("bsu")
         cls.redis = cls.enterClassContext(Redis())
+        cls.rtdb = cls.enterClassContext(RtdbServer("--documents", "20"))
+        cls.change_for_ever()
         folder = tempfile.TemporaryDirectory(prefix="inflight-test-")
         cls.addClassCleanup(folder.cleanup)
         cls.folder = pathlib.Path(folder.name)
@@ -114,6 +119,20 @@ class Examples(unittest.TestCase):
         cls.prepare("xml2json | sql-write sqlite:fleet.db", "".join(events))
 
     @classmethod
+    def change_for_ever(cls):
+        """So that a listen hears something."""
+        ended = threading.Event()
+
+        def change():
+            n = 0
+            while not ended.wait(0.05):
+                n += 1
+                cls.rtdb.put("orders/changing", n)
+        thread = threading.Thread(target=change)
+        thread.start()
+        cls.addClassCleanup(lambda: (ended.set(), thread.join()))
+
+    @classmethod
     def prepare(cls, command, stdin=""):
         done = run(["bash", "-o", "pipefail", "-c", command], stdin, cwd=cls.world, env=cls.environment)
         assert done.exit == 0, (command, done)
@@ -126,7 +145,7 @@ class Examples(unittest.TestCase):
             for command in found:
                 with self.subTest(command=command):
                     for other, ours in REPLACED.items():
-                        command = command.replace(other, ours.replace("{sim}", self.sim.url).replace("{influx}", self.influx.url)
+                        command = command.replace(other, ours.replace("{sim}", self.sim.url).replace("{influx}", self.influx.url).replace("{rtdb}", self.rtdb.url)
                                                   .replace("{redis}", self.redis.url).replace("{redis_path}", self.redis.path))
                     self.try_going_on(command, box) if self.goes_on(command) else self.try_out(command, box)
         finally:
@@ -135,6 +154,7 @@ class Examples(unittest.TestCase):
     def assert_messages(self, command, stderr):
         """Silence, but for what is news, and for what the malformed events bring a plain pipe to say."""
         news = r"s3-archive: july.state: complete|dlq-replay: \d letters go through .*"
+        news += r"|crawl: orders: \d+ keys, .*|crawl: orders.crawl: complete|listen: orders: the baseline is durable.*"
         if "--ack exit" in command:
             news += "|xml2json: line .*|consume: .*"
         self.assertRegex(stderr, rf"\A(({news})\n)*\Z")
@@ -152,7 +172,8 @@ class Examples(unittest.TestCase):
     def goes_on(command):
         first = shlex.split(command)
         ending = {"--until-empty", "--list", "--check", "--register", "--remove"}
-        return (first[0] == "consume" and not ending & set(first)) or (first[0] == "bsu-fetch" and "--every" in first)
+        return (first[0] == "consume" and not ending & set(first)) or (first[0] == "bsu-fetch" and "--every" in first) \
+            or (first[0] == "listen" and "--limit" not in first)
 
     def try_going_on(self, command, box):
         words = shlex.split(command)
@@ -166,9 +187,12 @@ class Examples(unittest.TestCase):
                 listed = run(["consume", "fleet/", "--list"], cwd=box, env=self.environment).stdout
                 found = re.search(rf"^{name} +(\d+) .*running$", listed, re.M)
                 return found and int(found[1]) >= 20
-            return sum(f.stat().st_size for f in box.glob("fleet/*.ndjson")) > size
+            return published() > size
 
-        size = sum(f.stat().st_size for f in box.glob("fleet/*.ndjson"))
+        def published():
+            return sum(f.stat().st_size for folder in ("fleet", "orders") for f in box.glob(f"{folder}/*.ndjson"))
+
+        size = published()
         try:
             wait_for(at_work, what=f"the events of: {command}")
         finally:

@@ -15,6 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, ROOT, Server, run, tool  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
 from redis_server import Redis  # noqa: E402
+from rtdb_server import RtdbServer  # noqa: E402
 
 TOOLS = (BIN.parent / "tools.txt").read_text().split()
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
@@ -75,6 +76,9 @@ COMMANDS = [
     ("s3-archive", "s3-archive get a/ {} -- 'sql-write sqlite:d.db'"),
     ("bsu-fetch", "bsu-fetch --devices fleet.txt --once"),
     ("bsu-fetch", "bsu-fetch --devices fleet.txt --once {} -- publish y/"),
+    ("crawl", "crawl $RTDB/orders"),
+    ("crawl", "crawl $RTDB/orders {} -- publish z/"),
+    ("listen", "timeout 1 listen {} $RTDB/orders || [ $? = 124 ]"),
 ]
 
 
@@ -86,7 +90,8 @@ class Metrics(unittest.TestCase):
         influx.create("metrics")
         sim = self.enter(Server([tool("bsu-sim"), "--port", "0", "--units", "5", "--devices", "{dir}/fleet.txt"]))
         shutil.copy(sim.dir / "fleet.txt", folder)
-        environment = dict(os.environ, PATH=f"{BIN}:{os.environ['PATH']}", REDIS=redis.url, INFLUX=f"{influx.url}?db=metrics")
+        rtdb = self.enter(RtdbServer("--documents", "5"))
+        environment = dict(os.environ, RTDB=rtdb.url, PATH=f"{BIN}:{os.environ['PATH']}", REDIS=redis.url, INFLUX=f"{influx.url}?db=metrics")
         for n, (name, command) in enumerate(COMMANDS):
             option = f"--metrics {n}-{name}.prom"
             command = command.replace("{}", option) if "{}" in command else f"{name} {option} {command.removeprefix(name)}"

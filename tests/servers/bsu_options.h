@@ -1,10 +1,8 @@
 // What bsu-sim is told on its command line.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "tests/servers/bsu_fleet.h"
@@ -28,10 +26,7 @@ struct Options {
   std::string log;
 };
 
-// Each throws std::invalid_argument, with the text in its message.
-[[nodiscard]] std::chrono::milliseconds parse_duration(std::string_view text);  // "10s", "250ms", "5m", "1h"
-[[nodiscard]] double parse_share(std::string_view text);                        // "0.2" or "20%"
-// By default the mix of a grown fleet.
+// By default the mix of a grown fleet. Throws std::invalid_argument, with the text in its message.
 [[nodiscard]] std::vector<Firmware> chosen_firmware(std::vector<std::string> const& names);
 
 }  // namespace inflight::sim

@@ -18,6 +18,7 @@
 #include <stdexcept>
 
 #include "tests/servers/bsu_bodies.h"
+#include "tests/servers/sim_units.h"
 
 namespace inflight::sim {
 

@@ -254,3 +254,29 @@ TEST_CASE("credentials in a URL are sent, and told to nobody") {
   CHECK(peer.asked().find("Authorization: Basic YW5uOndvbmRlcg==\r\n") != std::string::npos);
   CHECK(got.error == peer.url() + ": status 500");
 }
+
+TEST_CASE("a body that is taken as it comes may be of any length, and be refused") {
+  std::string const answer = "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + std::string(100'000, 'x');
+  HttpOptions options;
+  options.max_body = 1000;
+  for (bool const whole : {true, false}) {
+    Peer peer(answer);
+    std::size_t taken = 0;
+    HttpRequest request{"GET", peer.url(), {}, {}};
+    request.on_body = [&](std::string_view bytes) { return (taken += bytes.size()) < 50'000 || whole; };
+    Got const got = ask(request, options);
+    CHECK(got.cause == (whole ? HttpCause::none : HttpCause::cut));
+    CHECK(got.body.empty());
+    CHECK((taken == 100'000) == whole);
+  }
+}
+
+TEST_CASE("the body of an error is not taken for what was asked") {
+  Peer peer("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone");
+  bool taken = false;
+  HttpRequest request{"GET", peer.url(), {}, {}};
+  request.on_body = [&](std::string_view) { return taken = true; };
+  Got const got = ask(request, {});
+  CHECK_FALSE(taken);
+  CHECK(got.body == "none");
+}
