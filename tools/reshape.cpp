@@ -128,8 +128,10 @@ class Reshape final : public inflight::Filter {
 Exit run(inflight::Cli& cli, inflight::Io& io) {
   Options options;
   cli.purpose("Run a jq program over the data of each record.",
-              {"consume orders/ --as etl -- 'hydrate | reshape -f order.jq | http-write https://api/orders/{subject}'",
-               "reshape 'select(.power > 40) | {unit, power}' < readings.ndjson"});
+              {"consume fleet/ --as data -- 'xml2json --infer | reshape .bsu | sql-write sqlite:fleet.db --create "
+               "--table unit'",
+               "bsu-fetch --devices fleet.txt --once | xml2json --infer | reshape '.bsu | {status, power: "
+               ".power[\"#text\"]}'"});
   cli.positional_optional("PROGRAM", options.source.program, "in jq's language");
   cli.option("-f,--from-file", options.source.file, "read the program from this file");
   cli.pairs("--arg", options.source.strings, "NAME VALUE", "$NAME is this text (may be repeated)");
