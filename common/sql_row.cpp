@@ -36,6 +36,7 @@ Result<SqlMapping> SqlMapping::parse(SqlOptions const& options) {
   mapping.table = options.table;
   mapping.create = options.create;
   mapping.remove_nul = options.nul == "remove";
+  mapping.round_time = options.round_time;
   auto name = Template::parse(options.table);
   if (!name) return name.status().at("--table");
   if (options.table.empty()) return Status::usage("--table: empty");
