@@ -98,8 +98,9 @@ class Postgres(PrivateServer):
 
     def sql(self, text, database="postgres", *options):
         """The rows, each a list of texts; NULL is None. Several statements are one transaction."""
+        environment = {**self.environment, "PGOPTIONS": "-c default_transaction_read_only=off", "PGCLIENTENCODING": "UTF8"}
         done = run([str(BIN / "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-F", "\x1f", "-R", "\x1e", "-P", "null=\x1d", *options,
-                    "-d", self.socket_url.replace("/postgres?", f"/{database}?"), "-c", text], env=self.environment)
+                    "-d", self.socket_url.replace("/postgres?", f"/{database}?"), "-c", text], env=environment)
         if done.exit != 0:
             raise RuntimeError(done.stderr)
         rows = done.stdout.rstrip("\n")
@@ -123,7 +124,8 @@ class Bouncer(PrivateServer):
     def prepare(self):
         lines = ["[databases]", f"* = host=127.0.0.1 port={self.postgres.port} user=pipe password={PASSWORD}", "[pgbouncer]",
                  "listen_addr = 127.0.0.1", f"listen_port = {self.port}", "unix_socket_dir =", "auth_type = plain",
-                 f"auth_file = {self.dir}/users", "pool_mode = transaction", "default_pool_size = 4", "server_lifetime = 3600", *self.options]
+                 f"auth_file = {self.dir}/users", "pool_mode = transaction", "default_pool_size = 4", "server_login_retry = 1",
+                 *self.options]
         (self.dir / "pgbouncer.ini").write_text("\n".join(lines) + "\n")
         (self.dir / "users").write_text(f'"pipe" "{PASSWORD}"\n')
         self.dir.chmod(0o711)
