@@ -47,6 +47,8 @@ struct SqlMapping {
 
 // Two names that differ in case only are one column.
 [[nodiscard]] std::string folded(std::string_view name);
+// A list of names with commas between them.
+[[nodiscard]] std::vector<std::string> split_names(std::string_view list);
 // Neither missing nor null.
 [[nodiscard]] inline bool present(Value const& value) { return value && value.kind != Value::Kind::null; }
 

@@ -59,7 +59,7 @@ SqlType sql_type_for(Value const& value) {
       return SqlType::boolean;
     case Value::Kind::number:
       if (value.raw.find_first_of(".eE") != std::string_view::npos) return SqlType::real;
-      return value.raw.size() < 19 ? SqlType::integer : SqlType::text;  // beyond 64 bits only text keeps the digits
+      return whole_number(value.raw) ? SqlType::integer : SqlType::text;  // beyond 64 bits only text keeps the digits
     case Value::Kind::none:
     case Value::Kind::null:
       return SqlType::any;
