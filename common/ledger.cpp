@@ -63,6 +63,7 @@ Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::stri
     ledger->stored_ = state->value("stored", std::uint64_t{0});
     ledger->was_clean_ = state->value("clean", true);
     ledger->complete_ = state->value("complete", false);
+    ledger->mark_ = state->value("mark", "");
     std::vector<Position> positions;
     std::string const settled = state->value("settled", "");
     if (!settled.empty() && !parse_positions(settled, positions))
@@ -198,6 +199,7 @@ Status Ledger::write_state() {
       {"version", 1},      {"source", source_}, {"cursor", cursor_},     {"settled", settled_.text()},
       {"stored", stored_}, {"clean", clean_},   {"complete", complete_}, {"saved", format_rfc3339(clock_->now())},
       {"note", note_}};
+  if (mark_of_) state["mark"] = mark_of_(cursor_);
   for (auto const& [position, attempts] : attempts_) {
     state["attempts"][std::to_string(position)] = {{"failures", attempts.failures},
                                                    {"stored_before", attempts.stored_before},

@@ -102,6 +102,10 @@ class Ledger {
   // For --list: why nothing moves, or empty.
   void set_note(std::string note);
   [[nodiscard]] std::string const& note() const { return note_; }
+  // For sources whose positions stand for something else, by which they go on: what `mark_of` says of the last position
+  // below the cursor is kept with it. mark() is what the state said when it was opened.
+  void set_mark_of(std::function<std::string(std::uint64_t cursor)> mark_of) { mark_of_ = std::move(mark_of); }
+  [[nodiscard]] std::string const& mark() const { return mark_; }
   void set_complete() { complete_ = true, changed_ = true; }
   [[nodiscard]] bool complete() const { return complete_; }
 
@@ -115,6 +119,8 @@ class Ledger {
   Clock* clock_ = nullptr;
   std::string path_, source_, note_;
   std::function<bool()> make_room_;
+  std::function<std::string(std::uint64_t)> mark_of_;
+  std::string mark_;
   std::optional<DeadLetters> letters_;
   std::uint64_t cursor_ = 0, saved_cursor_ = 0;
   Ranges settled_;

@@ -48,6 +48,8 @@ class StandardOutput final : public Outlet {
 // Events between the thread that makes them and the one that delivers them.
 class Retained final : public EventSource, public Outlet {
  public:
+  using Outlet::put;
+
   Retained(Io& io, std::string identity, std::uint64_t first, std::uint64_t limit, Ledger const& ledger)
       : io_(io),
         identity_(std::move(identity)),
@@ -55,12 +57,18 @@ class Retained final : public EventSource, public Outlet {
         next_(first),
         limit_(limit),
         cursor_(ledger.cursor()),
+        mark_(ledger.mark()),
         wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
   // ---- the making thread
 
-  Status put(std::string_view line) override { return take(std::string(line)); }
-  Status take(std::string line) override {
+  Status put(std::string_view line) override { return keep(std::string(line), {}); }
+  Status put(std::string_view line, std::string_view mark) override {
+    return keep(std::string(line), std::string(mark));
+  }
+  Status take(std::string line) override { return keep(std::move(line), {}); }
+  std::string mark() override { return mark_of(cursor_); }
+  Status keep(std::string line, std::string mark) {
     std::unique_lock lock(mutex_);
     if (next_ >= cursor_) {
       if (limit_ != 0 && count_ >= limit_) return cut_ = true, enough();
@@ -71,7 +79,7 @@ class Retained final : public EventSource, public Outlet {
     room_.wait(lock, [&] { return room() || closed_; });
     if (closed_) return cut_ = true, enough();
     bytes_ += line.size();
-    events_.push_back({position, std::move(line), io_.clock.now()});
+    events_.push_back({position, std::move(line), std::move(mark), io_.clock.now()});
     signal();
     return {};
   }
@@ -118,9 +126,16 @@ class Retained final : public EventSource, public Outlet {
     settled_ = cursor;
     while (!events_.empty() && events_.front().position < cursor) {
       bytes_ -= events_.front().line.size();
+      mark_ = std::move(events_.front().mark);
       events_.pop_front();
     }
     room_.notify_all();
+  }
+  // Of the last event below the cursor.
+  std::string mark_of(std::uint64_t cursor) {
+    std::lock_guard const lock(mutex_);
+    if (events_.empty() || cursor <= events_.front().position) return mark_;
+    return events_[std::min<std::size_t>(cursor - events_.front().position, events_.size()) - 1].mark;
   }
   Result<std::unique_ptr<EventReader>> reader() override {
     return std::unique_ptr<EventReader>(std::make_unique<Events>(*this));
@@ -129,7 +144,7 @@ class Retained final : public EventSource, public Outlet {
  private:
   struct Kept {
     std::uint64_t position;
-    std::string line;
+    std::string line, mark;
     Time time;
   };
 
@@ -167,6 +182,7 @@ class Retained final : public EventSource, public Outlet {
   std::uint64_t first_, next_, limit_, count_ = 0;
   std::uint64_t cursor_;             // when it was started
   std::uint64_t settled_ = cursor_;  // the cursor now
+  std::string mark_;                 // of the last event that is kept no more
   bool ended_ = false, closed_ = false, cut_ = false;
   Fd wake_;
 };
@@ -238,7 +254,14 @@ Exit run_source(Io& io, SourceOptions const& given, std::function<Status(Outlet&
     return Exit::ok;
   }
 
+  if (options.marks && !options.state.empty()) {
+    // Their positions are not used again: other events may have come between.
+    if (std::uint64_t const reached = (*ledger)->reached(); reached > (*ledger)->cursor())
+      (*ledger)->settle((*ledger)->cursor(), reached - 1);
+    first = (*ledger)->cursor();
+  }
   Retained retained(io, identity, first, options.limit, **ledger);
+  if (options.marks) (*ledger)->set_mark_of([&](std::uint64_t cursor) { return retained.mark_of(cursor); });
   Exit delivered = Exit::defect;
   std::thread deliverer([&] {
     delivered = deliver(io, retained, **ledger, delivery);

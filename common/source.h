@@ -2,7 +2,9 @@
 // or runs `-- PIPELINE` through delivery.h and keeps each event in memory until it is settled.
 //
 // With a state file positions are the ordinals of what `produce` puts out, which must be the same when the line is
-// started again; what is settled is passed over. Without one they begin anew, and nothing is remembered.
+// started again; what is settled is passed over. Where they are not (the rows of a table that lives), each event has a
+// mark, and `produce` goes on behind that of the last one that is settled with all before it: what was settled out of
+// turn comes again. Without a state file positions begin anew, and nothing is remembered.
 #pragma once
 
 #include <functional>
@@ -24,6 +26,7 @@ struct SourceOptions {
   // With a pipeline: called when no other run of the same state is at work, before the state is read. May set
   // `identity`.
   std::function<Status(SourceOptions&)> prepare;
+  bool marks = false;    // events have marks
 
   // -- PIPELINE and what goes with it, --limit, --dead-letters, and --state where `with_state`
   void add_to(Cli& cli, bool with_state);
@@ -35,6 +38,13 @@ class Outlet {
   // One event, no newline. Blocks while there is no room. Code::stopped: enough (--limit, a stop signal, the pipeline
   // ended); Code::closed: nobody reads standard output.
   [[nodiscard]] virtual Status put(std::string_view line) = 0;
+  // The same for one with a mark.
+  [[nodiscard]] virtual Status put(std::string_view line, std::string_view mark) {
+    (void)mark;
+    return put(line);
+  }
+  // Behind which mark to begin; empty: from the beginning.
+  [[nodiscard]] virtual std::string mark() { return {}; }
   // The same for a line that nobody else needs.
   [[nodiscard]] virtual Status take(std::string line) { return put(line); }
   // Whether put() would not block.

@@ -14,15 +14,17 @@ namespace inflight {
 
 namespace {
 
-Result<std::unique_ptr<SqlEngine>> engine_of(std::string const& url) {
+Result<std::unique_ptr<SqlEngine>> engine_of(SqlOptions const& options) {
+  std::string const& url = options.url;
   if (url.starts_with("sqlite:")) {
     std::string const file = url.substr(7);
     if (file.empty()) return Status::usage("sqlite: without a file: sqlite:FILE");
     return sqlite_engine(file);
   }
-  if (url.starts_with("postgresql:") || url.starts_with("postgres:"))
-    return Status::usage(fmt::format("{}: PostgreSQL is not built in yet; there is sqlite:FILE", redact(url)));
-  return Status::usage(fmt::format("{}: not a database: sqlite:FILE", redact(url)));
+  if (url.starts_with("postgresql:") || url.starts_with("postgres:")) {
+    return postgres_engine(url, options.writer.empty() ? "" : fmt::format("{}\n{}", options.writer, options.table));
+  }
+  return Status::usage(fmt::format("{}: not a database: sqlite:FILE or postgresql://…", redact(url)));
 }
 
 }  // namespace
@@ -35,10 +37,24 @@ struct SqlWriter::State {
   std::unique_ptr<SqlEngine> engine;
   SqlTables tables;
   RowReader reader;
-  RowReader packer;     // of the other thread
-  std::string scratch;  // of one value
+  RowReader packer;                 // of the other thread
+  std::string scratch;              // of one value
+  std::size_t calls = 0;            // of write() in this transaction
+  std::vector<std::size_t> passed;  // to the engine: which of them
 
   Status write() {
+    Status status = write_row();
+    ++calls;
+    return status;
+  }
+
+  template <typename Action>
+  Status pass(Action action) {
+    passed.push_back(calls);
+    return action();
+  }
+
+  Status write_row() {
     auto taken = tables.take(reader);
     if (!taken) return taken.status();
     if (*taken == nullptr) return {};  // nothing to delete from
@@ -50,13 +66,13 @@ struct SqlWriter::State {
     if (reader.deletion()) {
       if (table.sql.key.empty()) return Status::rejected("a deletion, and no --key says of what");
       if (mapping.key.empty()) tables.tell("deletions go by the table's key; name another one with --key");
-      return engine->remove(table.sql, table.values);
+      return pass([&] { return engine->remove(table.sql, table.values); });
     }
     if (mapping.conflict == SqlTable::Conflict::newer && !present(table.values[table.sql.version]))
       return Status::rejected(fmt::format("no value for {}, which newer: compares", mapping.version));
     if (std::none_of(table.values.begin(), table.values.end(), [](Value const& value) { return bool(value); }))
       return Status::rejected(fmt::format("no key of this record is a column of table {}", table.sql.name));
-    return engine->write(table.sql, table.values);
+    return pass([&] { return engine->write(table.sql, table.values); });
   }
 
   bool sort_key(std::string_view packed, std::string& key) {
@@ -111,7 +127,7 @@ SqlWriter::SqlWriter(SqlWriter&&) noexcept = default;
 SqlWriter::~SqlWriter() = default;
 
 Result<SqlWriter> SqlWriter::make(SqlOptions const& options) {
-  auto engine = engine_of(options.url);
+  auto engine = engine_of(options);
   if (!engine) return engine.status();
   auto mapping = SqlMapping::parse(options);
   if (!mapping) return mapping.status();
@@ -128,13 +144,18 @@ Status SqlWriter::pack(Record const& record, std::string& packed) { return state
 
 Status SqlWriter::begin() {
   bool changed = false;
+  state_->calls = 0;
+  state_->passed.clear();
   Status status = state_->engine->begin(changed);
   if (changed) state_->tables.forget();
   return status;
 }
 
 Status SqlWriter::write(Record const& record) {
-  if (Status status = state_->reader.read(record); !status.ok()) return status;
+  if (Status status = state_->reader.read(record); !status.ok()) {
+    ++state_->calls;
+    return status;
+  }
   return state_->write();
 }
 
@@ -146,10 +167,12 @@ Status SqlWriter::write(std::string_view packed) {
 bool SqlWriter::sort_key(std::string_view packed, std::string& key) { return state_->sort_key(packed, key); }
 Status SqlWriter::commit() { return state_->engine->commit(); }
 
-void SqlWriter::rollback() {
-  state_->tables.forget();  // what this transaction has made is gone with it
-  state_->engine->rollback();
+std::optional<std::size_t> SqlWriter::blamed() const {
+  auto const which = state_->engine->blamed();
+  return which && *which < state_->passed.size() ? std::optional(state_->passed[*which]) : std::nullopt;
 }
+
+void SqlWriter::rollback() { state_->engine->rollback(); }
 
 Status SqlWriter::show(Record const& record, std::string& out) { return state_->show(record, out); }
 

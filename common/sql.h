@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -38,6 +39,9 @@ class SqlWriter {
   // unique columns, keys that compare otherwise than by their bytes): then none is to be changed.
   [[nodiscard]] bool sort_key(std::string_view packed, std::string& key);
   [[nodiscard]] Status commit();
+  // After a commit() that was rejected: which call of write() in this transaction, counted from 0, is at fault, where
+  // that is known.
+  [[nodiscard]] std::optional<std::size_t> blamed() const;
   void rollback();
 
   // What write() would do, as one line of JSON.

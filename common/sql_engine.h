@@ -1,9 +1,9 @@
 // What a database must do for SqlWriter (sql.h).
 //
 // An engine is one database's client library behind a narrow interface (sql_sqlite.cpp; the library's header stands
-// nowhere else). It knows rows and transactions, and nothing of records. One that collects the rows of write() and
-// stores them all in commit() (COPY into a temporary table, one INSERT ... ON CONFLICT) fits as well: a row that it can
-// blame is rejected by write(), a batch in which one is at fault by commit(), and the sink loop finds out which.
+// nowhere else). It knows rows and transactions, and nothing of records. SQLite's stores each row in write(); that of
+// PostgreSQL (sql_postgres.cpp) collects them and stores all in commit(). A row that it can blame is rejected by
+// write(), a batch in which one is at fault by commit(): which one, says blamed() or finds the sink loop out.
 #pragma once
 
 #include <memory>
@@ -19,8 +19,8 @@
 namespace inflight {
 
 // What a column holds, or what `--column name=PATH:type` makes of a value.
-enum class SqlType : char { any, text, integer, real, boolean, json };
-// `text`, `int`, `float`, `bool`, `json`; any: none of them.
+enum class SqlType : char { any, text, integer, real, boolean, time, json };
+// `text`, `int`, `float`, `bool`, `time`, `json`; any: none of them.
 [[nodiscard]] SqlType sql_type(std::string_view name);
 
 struct SqlColumn {
@@ -39,6 +39,7 @@ struct SqlTable {
   // On conflict a column that a row does not name gets its DEFAULT; otherwise it stays as it is.
   bool whole = false;
   bool remove_nul = false;         // \u0000 is removed from a text; otherwise the row is rejected
+  bool round_time = false;         // a time of more digits than a column has is rounded; otherwise the row is rejected
   std::shared_ptr<void> prepared;  // the engine's; reset it when something above has changed
 };
 
@@ -61,7 +62,8 @@ class SqlEngine {
   // Whether a table may be made unasked: nothing is there yet, or only what create() made with the same mark.
   [[nodiscard]] virtual Result<bool> fresh(std::string const& mark) = 0;
 
-  // `changed`: the database's tables are no longer those of the last transaction.
+  // `changed`: the database's tables are no longer those of the last transaction, or it was rolled back and what it had
+  // made is gone with it.
   [[nodiscard]] virtual Status begin(bool& changed) = 0;
   [[nodiscard]] virtual Status create(SqlTable const& table, std::string const& mark) = 0;
   [[nodiscard]] virtual Status add_column(std::string const& table, SqlColumn const& column) = 0;
@@ -72,8 +74,14 @@ class SqlEngine {
   [[nodiscard]] virtual Status remove(SqlTable& table, std::span<Value const> values) = 0;
   // Durable when it returns ok.
   [[nodiscard]] virtual Status commit() = 0;
+  // After a commit() that was rejected: which of the transaction's calls of write() and remove(), counted from 0, is at
+  // fault, where that is known.
+  [[nodiscard]] virtual std::optional<std::size_t> blamed() const { return {}; }
   virtual void rollback() = 0;
 };
 [[nodiscard]] std::unique_ptr<SqlEngine> sqlite_engine(std::string const& file);
+// `writer`: who writes, the same when it is started again; empty: nobody in particular. Transactions of one writer
+// follow each other, also one that a killed predecessor has left behind in the server.
+[[nodiscard]] Result<std::unique_ptr<SqlEngine>> postgres_engine(std::string const& url, std::string const& writer);
 
 }  // namespace inflight

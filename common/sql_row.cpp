@@ -10,9 +10,7 @@
 
 namespace inflight {
 
-namespace {
-
-std::vector<std::string> split(std::string_view list) {
+std::vector<std::string> split_names(std::string_view list) {
   std::vector<std::string> names;
   while (!list.empty()) {
     std::size_t const comma = std::min(list.find(','), list.size());
@@ -21,8 +19,6 @@ std::vector<std::string> split(std::string_view list) {
   }
   return names;
 }
-
-}  // namespace
 
 std::string folded(std::string_view name) {
   std::string out(name);
@@ -36,6 +32,7 @@ Result<SqlMapping> SqlMapping::parse(SqlOptions const& options) {
   mapping.table = options.table;
   mapping.create = options.create;
   mapping.remove_nul = options.nul == "remove";
+  mapping.round_time = options.round_time;
   auto name = Template::parse(options.table);
   if (!name) return name.status().at("--table");
   if (options.table.empty()) return Status::usage("--table: empty");
@@ -67,7 +64,7 @@ Result<SqlMapping> SqlMapping::parse(SqlOptions const& options) {
   } else if (options.on_conflict != "update") {
     return Status::usage(fmt::format("--on-conflict {}: not update, ignore or newer:COLUMN", options.on_conflict));
   }
-  mapping.key = split(options.key);
+  mapping.key = split_names(options.key);
   for (std::string const& column : mapping.key) {
     if (!names.empty() && !names.contains(folded(column)))
       return Status::usage(fmt::format("--key {}: no --column names it", column));

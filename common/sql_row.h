@@ -23,6 +23,8 @@ struct SqlOptions {
   std::string on_conflict = "update";
   std::string nul = "reject";
   bool create = false;
+  bool round_time = false;
+  std::string writer;  // who writes, the same when it is started again; empty: nobody in particular
 };
 
 // Options as they are meant; `columns` empty: what a record has is matched with what the table has.
@@ -32,6 +34,7 @@ struct SqlMapping {
   bool template_ = false;  // each record names its own
   bool create = false;
   bool remove_nul = false;
+  bool round_time = false;
   std::vector<SqlColumn> columns;
   std::vector<Path> paths;       // of columns
   std::vector<std::string> key;  // names of columns; empty: the table's primary key
@@ -44,6 +47,8 @@ struct SqlMapping {
 
 // Two names that differ in case only are one column.
 [[nodiscard]] std::string folded(std::string_view name);
+// A list of names with commas between them.
+[[nodiscard]] std::vector<std::string> split_names(std::string_view list);
 // Neither missing nor null.
 [[nodiscard]] inline bool present(Value const& value) { return value && value.kind != Value::Kind::null; }
 

@@ -6,22 +6,31 @@
 
 #include "common/messages.h"
 #include "common/sql_value.h"
+#include "common/time.h"
 
 namespace inflight {
 
 namespace {
 constexpr std::size_t kMostTold = 1000;
+
+bool is_event_time(std::string_view attribute, Value const& value) {
+  std::string scratch;
+  return (attribute == "time" || attribute == "recordedtime") && parse_rfc3339(unquote(value.raw, scratch));
+}
 }  // namespace
 
 void RowTable::add(SqlColumn column) {
   by_name_.emplace(folded(column.name), sql.columns.size());
+  by_name_.insert_or_assign(column.name,
+                            sql.columns.size());  // two may differ in case only, where the engine tells them apart
   sql.columns.push_back(std::move(column));
   sql.prepared.reset();
   hints_.clear();
 }
 
 std::optional<std::size_t> RowTable::column(std::string_view name) const {
-  auto const found = by_name_.find(folded(name));
+  auto found = by_name_.find(std::string(name));
+  if (found == by_name_.end()) found = by_name_.find(folded(name));
   return found == by_name_.end() ? std::nullopt : std::optional(found->second);
 }
 
@@ -78,8 +87,12 @@ Result<RowTable*> SqlTables::open(std::string const& name) {
 Status SqlTables::take_columns(RowTable& table, std::vector<SqlColumn> const& there) {
   for (std::size_t i = 0; i < mapping_.columns.size(); ++i) {
     SqlColumn const& column = mapping_.columns[i];
-    auto const same = std::find_if(there.begin(), there.end(),
-                                   [&](SqlColumn const& other) { return folded(other.name) == folded(column.name); });
+    auto same =
+        std::find_if(there.begin(), there.end(), [&](SqlColumn const& other) { return other.name == column.name; });
+    if (same == there.end()) {
+      same = std::find_if(there.begin(), there.end(),
+                          [&](SqlColumn const& other) { return folded(other.name) == folded(column.name); });
+    }
     if (same != there.end()) {
       table.from_.push_back(i);
       table.add({same->name, same->holds, column.as});
@@ -94,6 +107,7 @@ Status SqlTables::take_columns(RowTable& table, std::vector<SqlColumn> const& th
 
 Status SqlTables::finish(RowTable& table, std::vector<std::string> const& wanted) {
   table.sql.remove_nul = mapping_.remove_nul;
+  table.sql.round_time = mapping_.round_time;
   table.sql.conflict = mapping_.conflict;
   for (std::string const& column : wanted) {
     auto const index = table.column(column);
@@ -125,7 +139,10 @@ Result<RowTable*> SqlTables::make(RowReader const& row) {
   std::vector<std::string> wanted = mapping_.key;
   for (std::size_t i = 0; i < mapping_.columns.size(); ++i) {
     SqlColumn const& column = mapping_.columns[i];
-    SqlType const type = column.as == SqlType::any ? sql_type_for(row.values()[i]) : column.as;
+    SqlType type = column.as == SqlType::any ? sql_type_for(row.values()[i]) : column.as;
+    Path const& path = mapping_.paths[i];
+    if (column.as == SqlType::any && !path.in_data() && is_event_time(path.text(), row.values()[i]))
+      type = SqlType::time;
     table.from_.push_back(i);
     table.add({column.name, type, column.as});
   }
@@ -137,7 +154,10 @@ Result<RowTable*> SqlTables::make(RowReader const& row) {
           field.name == mapping_.version || std::find(wanted.begin(), wanted.end(), field.name) != wanted.end();
       if (field.attribute && !named && !Fields::usual(field.name)) continue;
       if (present(field.value) && !table.column(field.name))
-        table.add({std::string(field.name), sql_type_for(field.value), SqlType::any});
+        table.add(
+            {std::string(field.name),
+             field.attribute && is_event_time(field.name, field.value) ? SqlType::time : sql_type_for(field.value),
+             SqlType::any});
     }
     if (wanted.empty() && event) wanted = {"source", "id"};
     for (std::string const& column : wanted) {

@@ -13,10 +13,11 @@ namespace inflight {
 
 namespace {
 
-constexpr std::array<std::pair<std::string_view, SqlType>, 5> kTypes = {{{"text", SqlType::text},
+constexpr std::array<std::pair<std::string_view, SqlType>, 6> kTypes = {{{"text", SqlType::text},
                                                                          {"int", SqlType::integer},
                                                                          {"float", SqlType::real},
                                                                          {"bool", SqlType::boolean},
+                                                                         {"time", SqlType::time},
                                                                          {"json", SqlType::json}}};
 
 std::optional<std::int64_t> whole_number(std::string_view text) {
@@ -58,10 +59,13 @@ SqlType sql_type_for(Value const& value) {
       return SqlType::boolean;
     case Value::Kind::number:
       if (value.raw.find_first_of(".eE") != std::string_view::npos) return SqlType::real;
-      return value.raw.size() < 19 ? SqlType::integer : SqlType::text;  // beyond 64 bits only text keeps the digits
+      return whole_number(value.raw) ? SqlType::integer : SqlType::text;  // beyond 64 bits only text keeps the digits
     case Value::Kind::none:
     case Value::Kind::null:
       return SqlType::any;
+    case Value::Kind::array:
+    case Value::Kind::object:
+      return SqlType::json;
     default:
       return SqlType::text;
   }
@@ -117,6 +121,9 @@ Status convert(SqlColumn const& column, Value const& value, bool remove_nul, std
     case SqlType::real:
       if (auto const real = number(chars)) return real_number(*real);
       return wrong("is not a float");
+    case SqlType::time:
+      if (parse_rfc3339(chars)) return text(chars);
+      return wrong("is not a time (RFC 3339)");
     default:
       break;
   }

@@ -15,48 +15,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from harness import run, tool, wait_for  # noqa: E402
-
-
-def event(number, data=None, **attributes):
-    made = {"specversion": "1.0", "id": str(number), "source": "test", "type": "bsu.reading", "subject": f"bsu-{number:05}",
-            "time": f"2018-07-01T00:00:{number % 60:02}Z", "recordedtime": "2018-07-01T00:01:00Z", **attributes}
-    if data is not None:
-        made["data"] = data
-    return made
-
-
-def deletion(subject, **attributes):
-    return event(0, subject=subject, type="bsu.deleted", **attributes)
-
-
-def ndjson(records):
-    return "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records)
-
-
-class Channel:
-    """The receipts channel of a source whose token is k7."""
-
-    def __init__(self):
-        self.reader, self.writer = os.pipe()
-        info = os.fstat(self.writer)
-        self.environment = {**os.environ, "RECEIPTS_FD": f"{self.writer}:{info.st_dev}:{info.st_ino}:k7"}
-        self.options = {"env": self.environment, "pass_fds": [self.writer]}
-
-    def receipts(self):
-        """All lines; call it when the sinks have ended."""
-        os.close(self.writer)
-        with os.fdopen(self.reader) as lines:
-            return [json.loads(line) for line in lines]
-
-
-def positions(receipts, *statuses):
-    said = set()
-    for receipt in receipts:
-        if receipt.get("status") in statuses:
-            for part in receipt["delivery"].removeprefix("k7:").split(","):
-                first, _, last = part.partition("-")
-                said |= set(range(int(first), int(last or first) + 1)) if "/" not in part else {part}
-    return said
+from sink_input import Channel, deletion, event, ndjson, positions  # noqa: E402
 
 
 class SqlWrite(unittest.TestCase):
@@ -396,7 +355,7 @@ class SqlWrite(unittest.TestCase):
         (self.folder / "text").write_text("this is no database, however long it may be\n" * 50)
         for url, message in [(f"sqlite:{self.folder}/no/such.db", "unable to open database file: No such file"), (f"sqlite:{self.folder}", "unable to open"),
                              (f"sqlite:{self.folder}/text", "file is not a database"), ("sqlite:", "without a file"),
-                             ("mysql://x", "not a database"), ("postgresql://u:secret@h/db", "not built in yet")]:
+                             ("mysql://x", "not a database"), ("postgresql://u:secret@h/db", "does not belong on a command line")]:
             with self.subTest(url=url):
                 result = run([tool("sql-write"), url], stdin=ndjson([event(1, {"a": 1})]))
                 self.assertEqual(result.exit, 2)

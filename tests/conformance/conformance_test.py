@@ -23,6 +23,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, Result, Server, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
+from pg_server import Postgres  # noqa: E402
 from redis_server import Redis  # noqa: E402
 from rtdb_server import RtdbServer  # noqa: E402
 
@@ -183,6 +184,44 @@ class SqlWrite(Sink):
 
     def with_secrets(self, box):
         return super().with_secrets(box) + [[tool(self.name), f"postgresql://user:{SECRET}@host/db?password={SECRET}"],
+                                            [tool(self.name), f"mysql://user:{SECRET}@host/db", "--table", "t"]]
+
+
+class PostgresWrite(SqlWrite):
+    """Each folder is a schema of its own in one server."""
+    pg = None
+
+    @staticmethod
+    def schema(box):
+        return re.sub(r"\W", "_", os.path.basename(str(box)))
+
+    def words(self, box):
+        schema = self.schema(box)
+        self.pg.sql(f"CREATE SCHEMA IF NOT EXISTS {schema}; CREATE TABLE IF NOT EXISTS {schema}.reading(id text PRIMARY KEY, subject text)")
+        return [f"{self.pg.socket_url}&options=-csearch_path%3D{schema}"]
+
+    def stored(self, box, stdout):
+        return in_order(row[0] for row in self.pg.sql(f"SELECT id FROM {self.schema(box)}.reading"))
+
+
+class SqlRead(Kind):
+    options = (("table", "reading"),)
+    idling = None  # it ends by itself
+
+    def prepare(self, box, count=3000):
+        with contextlib.closing(sqlite3.connect(f"{box}/x.db")) as database:
+            database.execute("CREATE TABLE reading(n INTEGER PRIMARY KEY, id TEXT)")
+            database.executemany("INSERT INTO reading VALUES(?,?)", [(n, f"e{n}") for n in range(1, count + 1)])
+            database.commit()
+
+    def prepare_empty(self, box):
+        self.prepare(box, 0)
+
+    def words(self, box):
+        return [f"sqlite:{box}/x.db"]
+
+    def with_secrets(self, box):
+        return super().with_secrets(box) + [[tool(self.name), f"postgresql://user:{SECRET}@host/db?password={SECRET}", "--table", "t"],
                                             [tool(self.name), f"mysql://user:{SECRET}@host/db", "--table", "t"]]
 
 
@@ -370,7 +409,8 @@ TOOLS = {
     "redis-write": [RedisWrite("redis-write")],
     "reshape": [Reshape("reshape"), Reshape("reshape", ("jobs", "2"), ("envelope", None))],
     "s3-archive": [ArchivePut("s3-archive"), ArchiveGet("s3-archive")],
-    "sql-write": [SqlWrite("sql-write")],
+    "sql-read": [SqlRead("sql-read")],
+    "sql-write": [SqlWrite("sql-write"), PostgresWrite("sql-write")],
     "xml2json": [Filter("xml2json"), Filter("xml2json", ("jobs", "2"))],
 }
 WITH_PIPELINE = {  # how a source is given a pipeline, here one that waits for its end of input and then for a file
@@ -382,6 +422,8 @@ WITH_PIPELINE = {  # how a source is given a pipeline, here one that waits for i
     "listen": lambda box: [tool("listen"), f"{Rtdb.server.url}/orders", "--ack", "exit", "--dead-letters", f"{box}/dead.ndjson"],
     "s3-archive": lambda box: [tool("s3-archive"), "get", f"{box}/archive", "--ack", "exit",
                                "--dead-letters", f"{box}/dead.ndjson"],
+    "sql-read": lambda box: [tool("sql-read"), f"sqlite:{box}/x.db", "--table", "reading", "--ack", "exit",
+                             "--dead-letters", f"{box}/dead.ndjson"],
 }
 LISTED = (BIN.parent / "tools.txt").read_text().split()
 
@@ -439,6 +481,7 @@ class Conformance(unittest.TestCase):
     def setUpClass(cls):
         cls.sim = cls.enterClassContext(Server([tool("bsu-sim"), "--port", "0", "--units", "200", "--devices", "{dir}/fleet.txt"]))
         BsuFetch.fleet = cls.sim
+        PostgresWrite.pg = cls.enterClassContext(Postgres())
         InfluxWrite.influx = cls.enterClassContext(InfluxServer())
         redis = cls.enterClassContext(Redis())
         RedisWrite.server = redis

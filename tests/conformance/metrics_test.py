@@ -69,6 +69,8 @@ COMMANDS = [
     ("xml2json", "xml2json || [ $? = 1 ]"),
     ("reshape", "reshape '{data: .}' || [ $? = 1 ]"),
     ("sql-write", "sql-write sqlite:c.db"),
+    ("sql-read", "sql-read sqlite:c.db --table record --key id"),
+    ("sql-read", "sql-read sqlite:c.db --table record --key id {} -- 'sql-write sqlite:e.db --key id'"),
     ("influx-write", "influx-write $INFLUX --field id=id:string"),
     ("redis-write", "redis-write $REDIS --key 'u:{subject}'"),
     ("s3-archive", "s3-archive put a/"),

@@ -1,0 +1,44 @@
+// The rows of a table or query, one after the other in the order of a key, each as a line of JSON.
+//
+// Numbers have the digits that the database has, times the text that it gives them (PostgreSQL: as row_to_json() does,
+// in UTC). Memory does not grow with the number of rows.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+
+namespace inflight {
+
+struct SqlReadOptions {
+  std::string url;
+  std::string table, query;  // one of them
+  std::string columns;       // of either, separated by commas; empty: all
+  std::string key;           // the same; empty: the table's primary key
+};
+
+class SqlRows {
+ public:
+  virtual ~SqlRows() = default;
+  // Connects, and begins behind the row of this key (as next() gave it), or with the first one. Code::temporary: not
+  // there, busy. Code::usage: no such table or column, no permission, no key.
+  [[nodiscard]] virtual Status start(std::string const& after) = 0;
+  // False after the last row. Code::temporary: start again behind the last one. Code::usage: the key is none: two rows
+  // have it, or a NULL is in it.
+  [[nodiscard]] virtual Result<bool> next(std::string& line, std::string& key) = 0;
+
+  // Opens nothing. Code::usage: the options are wrong.
+  [[nodiscard]] static Result<std::unique_ptr<SqlRows>> make(SqlReadOptions const& options);
+};
+
+// The engines; names are split at commas.
+struct SqlSelection {
+  std::string table, query;
+  std::vector<std::string> columns, key;
+};
+[[nodiscard]] std::unique_ptr<SqlRows> sqlite_rows(std::string const& file, SqlSelection selection);
+[[nodiscard]] Result<std::unique_ptr<SqlRows>> postgres_rows(std::string const& url, SqlSelection selection);
+
+}  // namespace inflight
