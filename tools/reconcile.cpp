@@ -92,10 +92,10 @@ Exit compare(Io& io, Options const& o, RepairEvents& repairs) {
 Exit run(Cli& cli, Io& io) {
   Options options;
   ReconcileOptions& reconcile = options.reconcile;
-  cli.purpose(
-      "Compare two streams of records by key; the exit status says whether they are equal.",
-      {"reconcile --key id --left 'cat orders.ndjson' --right 'sqlite3 -json shop.db \"select * from o\" | jq -c .[]'",
-       "reconcile --options swap.opts --emit missing,different | publish repair/"});
+  cli.purpose("Compare two streams of records by key; the exit status says whether they are equal.",
+              {"reconcile --key id --field subject --left 's3-archive get archive/' \\\n"
+               "      --right 'sqlite3 -json fleet.db \"select * from record\" | jq -c .[]'",
+               "reconcile --key subject --left 'zcat old.ndjson.gz' --right 'gunzip < old.ndjson.gz' --report july"});
   cli.required("--key", options.key, "paths that name a record, joined by commas: subject,time");
   cli.required("--left", reconcile.left, "command that writes the records that should be there");
   cli.required("--right", reconcile.right, "command that writes the records that are there");

@@ -134,7 +134,7 @@ class Examples(unittest.TestCase):
 
     def assert_messages(self, command, stderr):
         """Silence, but for what is news, and for what the malformed events bring a plain pipe to say."""
-        news = r"s3-archive: july.state: complete|dlq-replay: \d letters go through .*"
+        news = r"s3-archive: july.state: complete|dlq-replay: \d letters go through .*|reconcile: equal: .*"
         if "--ack exit" in command:
             news += "|xml2json: line .*|consume: .*"
         self.assertRegex(stderr, rf"\A(({news})\n)*\Z")
