@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 
 #include "common/json_text.h"
 #include "common/time.h"
@@ -13,8 +14,9 @@ namespace inflight {
 namespace {
 
 constexpr int kMostDepth = 1000;
-constexpr std::int64_t kMostPlain = 21;  // digits before the point that are written without an exponent
-constexpr std::int64_t kMostZeros = 6;   // zeros behind it, likewise
+constexpr std::ptrdiff_t kMostInserted = 32;  // members that are sorted by insertion
+constexpr std::int64_t kMostPlain = 21;       // digits before the point that are written without an exponent
+constexpr std::int64_t kMostZeros = 6;        // zeros behind it, likewise
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -49,8 +51,13 @@ void append_canonical_number(std::string& out, std::string_view number) {
     }
     std::from_chars(digits.data(), digits.data() + digits.size(), exponent);
     if (minus) exponent = -exponent;
-  } else if (whole == rest.size() && whole <= static_cast<std::size_t>(kMostPlain) && rest != "0") {
-    out.append(number);  // most integers are in this form already
+  } else if (whole <= static_cast<std::size_t>(kMostPlain) && rest[0] != '0') {
+    // Most numbers have no exponent and something before the point: they lose but the zeros at their end.
+    if (whole < rest.size()) {
+      number.remove_suffix(number.size() - number.find_last_not_of('0') - 1);
+      if (number.back() == '.') number.remove_suffix(1);
+    }
+    out.append(number);
     return;
   }
   // The value is 0.DIGITS times ten to the power of `point`.
@@ -174,7 +181,13 @@ void Canonical::order(std::size_t begin, std::size_t first) {
   auto const from = members_.begin() + static_cast<std::ptrdiff_t>(first);
   auto const out_of_order = [&](Member const& a, Member const& b) { return name(a) >= name(b); };
   if (std::adjacent_find(from, members_.end(), out_of_order) == members_.end()) return;
-  std::stable_sort(from, members_.end(), [&](Member const& a, Member const& b) { return name(a) < name(b); });
+  auto const before = [&](Member const& a, Member const& b) { return name(a) < name(b); };
+  if (members_.end() - from > kMostInserted) {
+    std::stable_sort(from, members_.end(), before);
+  } else {  // without the memory that stable_sort takes each time
+    for (auto member = from; member != members_.end(); ++member)
+      std::rotate(std::upper_bound(from, member, *member, before), member, member + 1);
+  }
   scratch_.clear();
   for (auto member = from; member != members_.end(); ++member) {
     if (member + 1 != members_.end() && name(member[1]) == name(*member)) continue;
@@ -186,11 +199,16 @@ void Canonical::order(std::size_t begin, std::size_t first) {
 
 bool Canonical::string(bool name) {
   char const* const begin = at_;
-  bool escaped = false;
-  for (++at_; at_ < end_ && *at_ != '"'; ++at_) {
-    if (*at_ == '\\') escaped = true, ++at_;
+  ++at_;
+  auto const* quote = static_cast<char const*>(std::memchr(at_, '"', static_cast<std::size_t>(end_ - at_)));
+  if (quote == nullptr) return false;
+  bool const escaped = std::memchr(at_, '\\', static_cast<std::size_t>(quote - at_)) != nullptr;
+  if (escaped) {
+    while (at_ < end_ && *at_ != '"') at_ += *at_ == '\\' ? 2 : 1;
+    if (at_ >= end_) return false;
+  } else {
+    at_ = quote;
   }
-  if (at_ >= end_) return false;
   ++at_;
   std::string_view const raw(begin, static_cast<std::size_t>(at_ - begin));
   std::string_view text = raw.substr(1, raw.size() - 2);

@@ -107,7 +107,7 @@ Status ReconcileSide::add(Record const& record) {
   if (Status status = sort_.add({of_key.high64, of_key.low64, of_all.low64, texts_.size()}); !status.ok())
     return status;
   std::size_t const values = text_.size() - key - 1;
-  std::uint64_t const sizes[2] = {key, values};
+  std::uint32_t const sizes[2] = {static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(values)};
   header_.assign(sizeof sizes, '\0');
   std::memcpy(header_.data(), sizes, sizeof sizes);
   if (Status status = texts_.append(header_); !status.ok()) return status;
@@ -150,14 +150,14 @@ Status ReconcileSide::append_data(Record const& record) {
 }
 
 Result<ReconcileSide::Text> ReconcileSide::text(std::uint64_t at) const {
-  std::uint64_t sizes[2] = {0, 0};
+  std::uint32_t sizes[2] = {0, 0};
   char header[sizeof sizes];
   if (Status status = texts_.read(header, sizeof header, at); !status.ok()) return status;
   std::memcpy(sizes, header, sizeof sizes);
   Text text;
   text.whole = sizes[1] <= kKept;
   text.key.resize(sizes[0]);
-  text.values.resize(std::min<std::uint64_t>(sizes[1], kKept));
+  text.values.resize(std::min<std::size_t>(sizes[1], kKept));
   if (Status status = texts_.read(text.key.data(), text.key.size(), at + sizeof header); !status.ok()) return status;
   if (Status status = texts_.read(text.values.data(), text.values.size(), at + sizeof header + text.key.size());
       !status.ok())

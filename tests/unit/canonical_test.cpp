@@ -1,6 +1,7 @@
 #include "common/canonical.h"
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 using namespace inflight;
 using namespace std::chrono_literals;
@@ -28,6 +29,9 @@ TEST_CASE("Numbers that are equal are written alike, in their shortest digits") 
       {"1E+3", "1000"},
       {"1000", "1000"},
       {"1000.000", "1000"},
+      {"-1000.0010", "-1000.001"},
+      {"123456789012345678901.50", "123456789012345678901.5"},
+      {"1234567890123456789012.50", "1.2345678901234567890125e21"},
       {"10e-1", "1"},
       {"0", "0"},
       {"-0", "0"},
@@ -102,6 +106,14 @@ TEST_CASE("Members stand in the order of their names, and the last one of a name
   CHECK(canonical(R"({"z":{},"y":[]})") == R"({"y":[],"z":{}})");
   CHECK(canonical(R"([3,1,2])") == "[3,1,2]");
   CHECK(canonical(R"({"a":true,"b":false,"c":null})") == R"({"a":true,"b":false,"c":null})");
+}
+
+TEST_CASE("Many members are as few ones") {
+  std::string json = "{", wanted = "{";
+  for (int i = 99; i >= 0; --i) json += fmt::format("\"n{:02}\":{},\"n{:02}\":{},", i, i + 1, i, i);
+  for (int i = 0; i < 100; ++i) wanted += fmt::format("\"n{:02}\":{},", i, i);
+  json.back() = wanted.back() = '}';
+  CHECK(canonical(json) == wanted);
 }
 
 TEST_CASE("Null members and members of the key can be left out") {
