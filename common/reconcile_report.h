@@ -4,6 +4,7 @@
 // unless these are asked for.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <string>
