@@ -35,6 +35,18 @@ Result<Path> Path::parse(std::string_view text) {
   return path;
 }
 
+Result<std::vector<Path>> Path::parse_list(std::string_view text) {
+  std::vector<Path> paths;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    std::size_t const end = std::min(text.find(',', begin), text.size());
+    auto path = parse(text.substr(begin, end - begin));
+    if (!path) return path.status();
+    paths.push_back(std::move(*path));
+    begin = end + 1;
+  }
+  return paths;
+}
+
 namespace {
 
 // The paths as a tree, so that one pass over the data meets each wanted value once.

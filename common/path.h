@@ -19,6 +19,8 @@ namespace inflight {
 class Path {
  public:
   [[nodiscard]] static Result<Path> parse(std::string_view text);
+  // Several, joined by commas.
+  [[nodiscard]] static Result<std::vector<Path>> parse_list(std::string_view text);
   [[nodiscard]] bool in_data() const { return in_data_; }
   [[nodiscard]] std::vector<std::string> const& steps() const { return steps_; }
   [[nodiscard]] std::string const& text() const { return text_; }

@@ -16,8 +16,8 @@ from influx_stub import InfluxStub  # noqa: E402
 from redis_server import Redis  # noqa: E402
 
 LIMIT = 64  # MiB, of each process
-# Two events wait in any case, and the next answer becomes an event.
-BEYOND = {"bsu-fetch -- publish": 80}
+# Two events wait in any case, and the next answer becomes an event. Two sides are read at the same time.
+BEYOND = {"bsu-fetch -- publish": 80, "reconcile": 112}
 
 RECORDS = r"""
 import base64, random
@@ -74,6 +74,7 @@ COMMANDS = {
     "sql-write": f"{WRITE.format('s')} < long.ndjson",
     "sql-write, all rejected": f"yes x | head -n 1000000 | {WRITE.format('r')} 2> /dev/null; test $? = 1",
     "redis-write": "redis-write $REDIS --key u:{subject} --newer-by recordedtime --field id=id --field text=data < long.ndjson",
+    "reconcile": "reconcile --key id --memory 4MiB --quiet --left 'cat long.ndjson' --right 'cat long.ndjson'",
     "s3-archive put": "s3-archive put archive < long.ndjson",
     "s3-archive get": "s3-archive get archive > /dev/null",
     "s3-archive verify": "s3-archive verify archive > /dev/null",

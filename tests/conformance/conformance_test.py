@@ -64,6 +64,7 @@ class Kind:
     reads = False  # takes records from standard input
     endless = False  # goes on until it is stopped, and need not write anything
     report = None  # a line that is asked for and no sign of trouble, as a regular expression
+    printed = 0  # the exit status of printing()
     options = ()
 
     def __init__(self, name):
@@ -398,6 +399,33 @@ class DlqReplay(Kind):
                                             [tool(self.name), f"/nowhere/https://user:{SECRET}@host", "--as", "s"]]
 
 
+class Reconcile(Kind):
+    """Two equal sides; only what differs is written, and then the exit status is 1."""
+    options = (("key", "id"), ("quiet", None), ("allow-empty", None))
+    printed = 1
+    idling = None  # it ends by itself
+
+    def prepare(self, box, count=3000):
+        for name in "left", "right":
+            pathlib.Path(f"{box}/{name}").write_text(events(count))
+
+    def prepare_empty(self, box):
+        self.prepare(box, 0)
+
+    def words(self, box):
+        return ["--left", f"cat {box}/left", "--right", f"cat {box}/right", "--report", f"{box}/report"]
+
+    def printing(self, box):
+        return self.command(box, "--right", "true", "--emit", "missing")
+
+    def stored(self, box, stdout):
+        return list(range(json.loads(pathlib.Path(f"{box}/report.json").read_text())["equal"]))
+
+    def with_secrets(self, box):
+        url = f"https://user:{SECRET}@host/x?token={SECRET}"
+        return super().with_secrets(box) + [self.command(box, "--left", f"false # {url}"), self.command(box, "--exchange", url, "--as", "s")]
+
+
 TOOLS = {
     "bsu-fetch": [BsuFetch("bsu-fetch")],
     "consume": [Consume("consume")],
@@ -406,6 +434,7 @@ TOOLS = {
     "influx-write": [InfluxWrite("influx-write")],
     "listen": [Listen("listen")],
     "publish": [Publish("publish")],
+    "reconcile": [Reconcile("reconcile")],
     "redis-write": [RedisWrite("redis-write")],
     "reshape": [Reshape("reshape"), Reshape("reshape", ("jobs", "2"), ("envelope", None))],
     "s3-archive": [ArchivePut("s3-archive"), ArchiveGet("s3-archive")],
@@ -631,7 +660,7 @@ class Conformance(unittest.TestCase):
         text = events(3000).encode()
         for kind in self.kinds():
             with self.ready(kind) as box:
-                for command in kind.printing(box), [tool(kind.name), "--help"]:
+                for command, status in (kind.printing(box), kind.printed), ([tool(kind.name), "--help"], 0):
                     with self.subTest(command=command[1:]):
                         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                                    stderr=subprocess.PIPE)
@@ -642,7 +671,7 @@ class Conformance(unittest.TestCase):
                             process.stdin.close()
                         stderr = process.stderr.read().decode()
                         process.stderr.close()
-                        self.assertEqual((process.wait(60), stderr), (0, ""))
+                        self.assertEqual((process.wait(60), stderr), (status, ""))
 
     def stop(self, kind, box, number):
         """Signals a tool that has read 5,000 records and waits for more; the exit status, standard error and output."""
