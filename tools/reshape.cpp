@@ -128,7 +128,7 @@ class Reshape final : public inflight::Filter {
 Exit run(inflight::Cli& cli, inflight::Io& io) {
   Options options;
   cli.purpose("Run a jq program over the data of each record.",
-              {"consume orders/ --as etl -- 'hydrate | reshape -f order.jq | http-write https://api/orders/{subject}'",
+              {"consume fleet/ --as power -- 'xml2json | reshape -f power.jq | sql-write sqlite:power.db'",
                "reshape 'select(.power > 40) | {unit, power}' < readings.ndjson"});
   cli.positional_optional("PROGRAM", options.source.program, "in jq's language");
   cli.option("-f,--from-file", options.source.file, "read the program from this file");

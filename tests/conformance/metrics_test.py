@@ -65,6 +65,7 @@ COMMANDS = [
     ("dlq-replay", "dlq-replay x/ --as data {} -- 'sql-write sqlite:b.db'"),
     ("xml2json", "xml2json || [ $? = 1 ]"),
     ("reshape", "reshape '{data: .}' || [ $? = 1 ]"),
+    ("throttle", "throttle --rate 1000/s"),
     ("sql-write", "sql-write sqlite:c.db"),
     ("influx-write", "influx-write $INFLUX --field id=id:string"),
     ("redis-write", "redis-write $REDIS --key 'u:{subject}'"),
