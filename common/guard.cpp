@@ -36,6 +36,7 @@ constexpr double kFaster = 1.25;     // each is longer than the one before, up t
 constexpr double kLongest = 0.25;    // of the rate
 constexpr double kUsed = 0.7;        // of the rate must be used for it to grow
 constexpr Duration kSettle = std::chrono::milliseconds(500);
+constexpr Duration kSlow = std::chrono::milliseconds(250);
 constexpr Duration kPatience = std::chrono::seconds(5);  // with a probe, at least
 
 double seconds_of(Duration duration) { return std::chrono::duration<double>(duration).count(); }
@@ -167,11 +168,22 @@ void Aimd::grow(double load_now, Duration now) {
 
 // ---- probes
 
+// Where only the time counts, an answer that is slow beyond doubt is not waited for: it would delay the cut.
+Duration Guard::patience(Options const& options) {
+  double most = 0;
+  for (Target const& target : options.targets) {
+    if (target.of != Target::Of::latency) return kPatience;
+    most = std::max(most, target.most);
+  }
+  auto const slow = Duration{static_cast<std::int64_t>(4e9 * most)};
+  return std::clamp<Duration>(slow, kSlow, kPatience);
+}
+
 Guard::Guard(Options const& options, Clock& clock, std::unique_ptr<HttpClient> client)
     : options_(options),
       clock_(clock),
       client_(std::move(client)),
-      timeout_(kPatience),
+      patience_(patience(options)),
       aimd_(options.targets, options.start, options.most),
       rate_(aimd_.rate()),
       thread_([this] { run(); }) {}
@@ -180,8 +192,8 @@ Result<std::unique_ptr<Guard>> Guard::start(Options const& options, Clock& clock
   std::unique_ptr<HttpClient> client;
   if (options.probe.starts_with("http://") || options.probe.starts_with("https://")) {
     HttpOptions http;
-    http.timeout = kPatience;
-    http.connect_timeout = kPatience;
+    http.timeout = patience(options);
+    http.connect_timeout = http.timeout;
     auto made = HttpClient::make(http, clock);
     if (!made) return made.status();
     client = std::move(*made);
@@ -220,7 +232,8 @@ Sample Guard::fetch() {
   HttpRequest request;
   request.url = options_.probe;
   client_->start(std::move(request), [&](HttpResponse& response) {
-    sample.failed = response.cause != HttpCause::none;
+    bool const slow = response.cause == HttpCause::timeout && patience_ < kPatience;
+    sample.failed = response.cause != HttpCause::none && !slow;
     if (double number = 0; take_number(std::string_view(response.body).substr(0, response.body.find('\n')), number))
       sample.value = number;
     done = true;
@@ -273,7 +286,7 @@ Sample Guard::call() {
   if (error != 0) return sample;
   std::string said;
   bool ended = false;
-  while (!ended && !ends_ && clock_.steady() - began < timeout_) {
+  while (!ended && !ends_ && clock_.steady() - began < patience_) {
     pollfd wait{read.get(), POLLIN, 0};
     if (::poll(&wait, 1, 50) <= 0) continue;
     char buffer[4096];
@@ -286,7 +299,7 @@ Sample Guard::call() {
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
   sample.seconds = seconds_of(clock_.steady() - began);
-  sample.failed = !ended || status != 0;
+  sample.failed = ended ? status != 0 : patience_ == kPatience;
   std::string_view text = std::string_view(said).substr(0, said.find('\n'));
   while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
   while (!text.empty() && (text.back() == ' ' || text.back() == '\t' || text.back() == '\r')) text.remove_suffix(1);

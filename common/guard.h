@@ -88,6 +88,7 @@ class Guard {
 
  private:
   Guard(Options const& options, Clock& clock, std::unique_ptr<HttpClient> client);
+  static Duration patience(Options const& options);
   void run();
   Sample ask();
   Sample fetch();
@@ -96,7 +97,7 @@ class Guard {
   Options options_;
   Clock& clock_;
   std::unique_ptr<HttpClient> client_;  // null: a command
-  Duration timeout_{};
+  Duration patience_;
   Aimd aimd_;
   std::atomic<double> rate_;
   std::atomic<std::uint64_t> passed_{0};

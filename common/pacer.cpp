@@ -42,7 +42,7 @@ Status Pacer::read(std::string_view text, Limits& limits) {
 void Pacer::Bucket::set(double per_second, double at_once, Duration now) {
   double const before = each;
   each = per_second > 0 ? 1e9 / per_second : 0;
-  burst = std::max(0.0, at_once) * each;
+  burst = at_once > 0 ? (at_once - 1) * each : std::max(0.0, count_of(kBurst) - each);
   if (before == each) return;
   if (before > 0) last *= each / before;
   due = each == 0 ? 0 : std::min(due, count_of(now) + std::max(last, each));
@@ -63,7 +63,7 @@ Pacer::Pacer(Limits const& limits, Duration now) {
 void Pacer::set(Limits const& limits, Duration now) {
   if (limits.min_interval < limits_.min_interval) interval_due_ = std::min(interval_due_, now + limits.min_interval);
   limits_ = limits;
-  records_.set(limits.records, limits.burst_records - 1, now);
+  records_.set(limits.records, limits.burst_records, now);
   bytes_.set(limits.bytes, limits.burst_bytes, now);
 }
 

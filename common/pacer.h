@@ -17,12 +17,13 @@ namespace inflight {
 class Pacer {
  public:
   static constexpr Duration kCatchUp = std::chrono::milliseconds(100);
+  static constexpr Duration kBurst = std::chrono::milliseconds(10);
   static constexpr Duration kNever = Duration::max();
 
   struct Limits {
     Duration min_interval{};
     double records = 0, bytes = 0;              // a second; 0: no limit
-    double burst_records = 1, burst_bytes = 0;  // that may pass at once after idling
+    double burst_records = 0, burst_bytes = 0;  // that may pass at once after idling; 0: what passes in kBurst
     bool paused = false;
 
     [[nodiscard]] bool none() const {

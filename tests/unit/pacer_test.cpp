@@ -85,8 +85,8 @@ TEST_CASE("below the limit nothing waits") {
 }
 
 TEST_CASE("after idling a burst passes at once, and no more") {
-  auto at_once = [](double burst) {
-    Pacer::Limits wanted = limits("10/s");
+  auto at_once = [](double burst, char const* rate = "10/s") {
+    Pacer::Limits wanted = limits(rate);
     wanted.burst_records = burst;
     Pacer pacer(wanted, 0s);
     pacer.idle(100s);
@@ -97,6 +97,9 @@ TEST_CASE("after idling a burst passes at once, and no more") {
   CHECK(at_once(1) == 1);
   CHECK(at_once(5) == 5);
   CHECK(at_once(20) == 20);
+  CHECK(at_once(0) == 1);
+  CHECK(at_once(0, "40/s") == 1);
+  CHECK(at_once(0, "1000/s") == 10);  // of a hundredth of a second
 }
 
 TEST_CASE("a reader that was slow for long is caught up with by a tenth of a second") {
