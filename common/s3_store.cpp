@@ -3,30 +3,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "common/digest.h"
 #include "common/s3_reader.h"
 #include "common/s3_upload.h"
+#include "common/state_folder.h"
 #include "common/url.h"
 
 namespace inflight {
 
 namespace {
-
-// The folder that the system keeps a program's state in: systemd's, the XDG Base Directory Specification's.
-std::string state_folder() {
-  auto const environment = [](char const* name) -> std::string {
-    char const* const value = std::getenv(name);
-    return value == nullptr ? "" : value;
-  };
-  if (std::string const systemd = environment("STATE_DIRECTORY"); !systemd.empty())
-    return systemd.substr(0, systemd.find(':'));
-  if (std::string const xdg = environment("XDG_STATE_HOME"); xdg.starts_with('/')) return xdg + "/inflight";
-  if (std::string const home = environment("HOME"); home.starts_with('/')) return home + "/.local/state/inflight";
-  return "";
-}
 
 bool is_hidden(std::string_view key) { return key.starts_with('.') || key.find("/.") != std::string_view::npos; }
 

@@ -25,6 +25,7 @@ TOOLS = (BIN.parent / "tools.txt").read_text().split()
 # Servers and folders that are not of this machine, and what stands here for them.
 REPLACED = {"https://api/bsus/{id}/history?from={since}&to={until}": "{sim}/bsus/{id}/history?since={since}&until={until}",
             "/mnt/other/": "other/",
+            "http://live/health": "{sim}/bsus/bsu-00001",
             "http://influx:8086": "{influx}",
             "https://shop.firebaseio.com": "{rtdb}",
             "redis://cache": "{redis}", "redis-cli -h cache": "redis-cli -s {redis_path}",
@@ -107,6 +108,9 @@ class Examples(unittest.TestCase):
         (cls.world / "other").mkdir()
         shutil.copy(cls.sim.dir / "fleet.txt", cls.world)
         for name, text in {**dict(HERE_DOCUMENT.findall(README)), "units.txt": "bsu-00001\n", "token.txt": "Authorization: Bearer x\n",
+                           "power.jq": ".bsu | {power: (.power | tonumber)}\n", "readings.ndjson": '{"unit":"u1","power":41.5}\n',
+                           "orders.ndjson": '{"key":"o1","items":[{"sku":"a","count":1},{"sku":"b","count":2}]}\n',
+                           "events.ndjson": event(50),
                            "fleet-2018.xml": "<f:fleet xmlns:f='x'><f:bsu><f:power>1</f:power></f:bsu></f:fleet>"}.items():
             (cls.world / name).write_text(text)
         with gzip.open(cls.world / "old.ndjson.gz", "wt") as old:

@@ -69,6 +69,8 @@ COMMANDS = {
     "xml2json --jobs 2": "xml2json --jobs 2 < long.ndjson > /dev/null",
     "reshape": "reshape . < long.ndjson > /dev/null",
     "reshape, of a new object": "reshape '{x: .}' < long.ndjson > /dev/null",
+    "throttle": "throttle < long.ndjson > /dev/null",
+    "throttle --rate": "throttle --rate 1GB/s < long.ndjson > /dev/null",
     "influx-write": "influx-write $INFLUX --timestamp recordedtime --field text=data < long.ndjson",
     "influx-write --compress gzip": "influx-write $INFLUX --timestamp recordedtime --field text=data --compress gzip < long.ndjson",
     "sql-write": f"{WRITE.format('s')} < long.ndjson",

@@ -65,6 +65,7 @@ class Kind:
     endless = False  # goes on until it is stopped, and need not write anything
     report = None  # a line that is asked for and no sign of trouble, as a regular expression
     printed = 0  # the exit status of printing()
+    judges = True  # and rejects what is none; others leave that to the next stage
     options = ()
 
     def __init__(self, name):
@@ -121,6 +122,15 @@ class Filter(Kind):
 class Reshape(Filter):
     def words(self, box):
         return ["."]
+
+
+class Unlimited(Filter):
+    judges = False
+
+
+class Throttle(Unlimited):
+    def words(self, box):
+        return ["--state", f"{box}/state"]
 
 
 class Sink(Kind):
@@ -440,6 +450,7 @@ TOOLS = {
     "s3-archive": [ArchivePut("s3-archive"), ArchiveGet("s3-archive")],
     "sql-read": [SqlRead("sql-read")],
     "sql-write": [SqlWrite("sql-write"), PostgresWrite("sql-write")],
+    "throttle": [Unlimited("throttle"), Throttle("throttle", ("rate", "1000000/s")), Throttle("throttle", ("min-interval", "1us"))],
     "xml2json": [Filter("xml2json"), Filter("xml2json", ("jobs", "2"))],
 }
 WITH_PIPELINE = {  # how a source is given a pipeline, here one that waits for its end of input and then for a file
@@ -524,10 +535,10 @@ class Conformance(unittest.TestCase):
             yield folder
 
     @staticmethod
-    def kinds(reads=None, endless=False):
+    def kinds(reads=None, endless=False, judges=None):
         """Those that end by themselves, or all."""
         return [kind for kinds in TOOLS.values() for kind in kinds
-                if (reads is None or kind.reads == reads) and (endless or not kind.endless)]
+                if reads in (None, kind.reads) and judges in (None, kind.judges) and (endless or not kind.endless)]
 
     @contextlib.contextmanager
     def ready(self, kind, prepare="prepare"):
@@ -599,7 +610,7 @@ class Conformance(unittest.TestCase):
     }
 
     def test_a_bad_line_is_rejected_and_the_others_are_stored(self):
-        for kind in self.kinds(reads=True):
+        for kind in self.kinds(reads=True, judges=True):
             with self.ready(kind) as box:
                 for name, (bad, reason) in self.BAD_LINES.items():
                     with self.subTest(bad=name), self.box() as inner:
@@ -620,7 +631,7 @@ class Conformance(unittest.TestCase):
 
     def test_a_line_over_the_default_limit_is_rejected(self):
         long = event(2, data="x" * (17 << 20))
-        for kind in self.kinds(reads=True):
+        for kind in self.kinds(reads=True, judges=True):
             with self.ready(kind) as box:
                 result = run(kind.command(box), lines(event(1), long, event(3)))
                 self.assert_fails(kind, result, 1)
@@ -770,7 +781,7 @@ class Conformance(unittest.TestCase):
                                          [f"{TOKEN}:{n}" for n in (1, 2, 3)])
 
     def test_a_bad_record_under_a_source_is_told_on_the_channel_and_the_exit_status_is_0(self):
-        for kind in self.kinds(reads=True):
+        for kind in self.kinds(reads=True, judges=True):
             with self.ready(kind) as box:
                 with Channel() as channel:
                     text = lines(delivered(1), delivered(2, data="x" * 20000), delivered(3)[:-9], delivered(4))
@@ -801,7 +812,7 @@ class Conformance(unittest.TestCase):
                     self.assertEqual(kind.stored(box, result.stdout), [])
 
     def test_a_record_without_delivery_under_a_source_is_a_usage_error(self):
-        for kind in self.kinds(reads=True):
+        for kind in self.kinds(reads=True, judges=True):
             with self.ready(kind) as box:
                 for stranger in event(2), event(2, delivery="tok2:2"), event(2, delivery=17), '{"a":1}':
                     with self.subTest(stranger=stranger), Channel() as channel, self.box() as inner:
@@ -872,7 +883,7 @@ class Conformance(unittest.TestCase):
                 self.assertEqual(kind.stored(box, rest.stdout)[-2000:], ids(3000)[-2000:])
 
     def test_a_rejection_that_nobody_hears_is_a_failure(self):
-        for kind in self.kinds(reads=True):
+        for kind in self.kinds(reads=True, judges=True):
             with self.ready(kind) as box:
                 with Channel() as channel:
                     channel.close_reader()
@@ -931,7 +942,7 @@ class Conformance(unittest.TestCase):
         for kind in self.kinds(endless=True):
             with self.ready(kind, prepare=None) as box:
                 failing = [kind.command(box, "--no-such-option")]
-                failing += [kind.command(box)] if kind.reads else []
+                failing += [kind.command(box)] if kind.reads and kind.judges else []
                 for command in failing:
                     for option in ["--log-format", "json"], ["--log-format=json"]:
                         result = run(command + option, "hello\n[]\n")
@@ -948,7 +959,7 @@ class Conformance(unittest.TestCase):
             with self.ready(kind) as box:
                 text = lines(event(1), "hello", event(3))
                 result = run(kind.command(box, "--metrics", f"{box}/metrics"), text)
-                self.assertEqual(result.exit, 1 if kind.reads else 0)
+                self.assertEqual(result.exit, 1 if kind.reads and kind.judges else 0)
                 content = pathlib.Path(f"{box}/metrics").read_text()
                 self.assertTrue(content.endswith("\n"))
                 values, types = {}, {}
@@ -969,7 +980,7 @@ class Conformance(unittest.TestCase):
                 self.assertEqual(set(values), set(types))
                 if kind.reads:
                     counts = [values[f"inflight_{name}_total"] for name in ("records", "settled", "rejected")]
-                    self.assertEqual(counts, [3, 2, 1])
+                    self.assertEqual(counts, [3, 2, 1] if kind.judges else [3, 3, 0])
                 self.assertEqual([name for name in os.listdir(box) if name.startswith("metrics")], ["metrics"])
 
     def test_a_metrics_file_that_cannot_be_written_is_told_once(self):

@@ -68,6 +68,7 @@ COMMANDS = [
     ("dlq-replay", "dlq-replay x/ --as data {} -- 'sql-write sqlite:b.db'"),
     ("xml2json", "xml2json || [ $? = 1 ]"),
     ("reshape", "reshape '{data: .}' || [ $? = 1 ]"),
+    ("throttle", "throttle --rate 1000/s"),
     ("sql-write", "sql-write sqlite:c.db"),
     ("sql-read", "sql-read sqlite:c.db --table record --key id"),
     ("sql-read", "sql-read sqlite:c.db --table record --key id {} -- 'sql-write sqlite:e.db --key id'"),
