@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/cli.h"
+#include "common/concurrency.h"
 #include "common/reader.h"
 #include "common/receipts.h"
 #include "common/record.h"
@@ -73,6 +74,32 @@ struct SinkRecord {
   std::uint32_t group = 0;    // the loop's: which records of a batch are of one event
 };
 
+// What became of one record that was delivered alone.
+struct SinkAnswer {
+  std::size_t number = 0;
+  // ok: stored. rejected, temporary, usage, defect: as Sink::deliver() says them, of this record.
+  Status status;
+  std::optional<Duration> retry_after;
+  Concurrency::Answer load = Concurrency::Answer::served;
+  // temporary or usage, which may yet be the record's own fault: it is, when it was said more often than this, others
+  // being started and stored in between each time. 0: it is not.
+  unsigned doubts = 0;
+};
+
+// The other way to deliver: one record at a time, many of them under way. The loop sees to the order of records and to
+// how many there are at once.
+class SinkRequests {
+ public:
+  virtual ~SinkRequests() = default;
+  [[nodiscard]] virtual std::size_t max_in_flight() const = 0;
+  // Records of one key are delivered one after the other, in their order. Empty: it needs none.
+  [[nodiscard]] virtual std::string_view key_of(SinkRecord const& record) const = 0;
+  // The record is valid until turn() has given the answer with this number.
+  virtual void start(SinkRecord const& record, std::size_t number) = 0;
+  // Waits at most so long, and adds what has been answered.
+  [[nodiscard]] virtual Status turn(Duration wait, std::vector<SinkAnswer>& answers) = 0;
+};
+
 class Sink {
  public:
   virtual ~Sink() = default;
@@ -98,7 +125,12 @@ class Sink {
   //   usage      the operator's (permission, missing table): exit 2 before the first accepted record,
   //              waited for after it
   //   defect     exit 70
-  [[nodiscard]] virtual Status deliver(std::span<SinkRecord const> batch, Outcomes& outcomes) = 0;
+  [[nodiscard]] virtual Status deliver(std::span<SinkRecord const> batch, Outcomes& outcomes) {
+    (void)batch, (void)outcomes;
+    return Status::defect("it delivers no batches");
+  }
+  // Delivers record by record instead, where it is not null.
+  [[nodiscard]] virtual SinkRequests* requests() { return nullptr; }
 
   // Called after each batch, at least every linger while the input is idle, and with `final` at its end: closes what is
   // due, and adds to `stored` the positions of held records that are durable now.

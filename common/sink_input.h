@@ -1,7 +1,8 @@
 // The input of a sink, in batches: reads and parses in one thread what another one delivers.
 //
 // Memory: two batches, each of at most --batch-records, --batch-bytes and 12 MiB (or of one record, which is then
-// alone).
+// alone). Where records are delivered one by one, and one of them may wait for long while others pass it, there are
+// more batches, and smaller ones.
 #pragma once
 
 #include <condition_variable>
@@ -52,6 +53,7 @@ struct SinkBatch {
   Arena arena;
   std::size_t bytes = 0;   // of records as they came, or as they are kept
   std::size_t memory = 0;  // all that they take
+  std::size_t open = 0;    // the deliverer's: records without an outcome
 
   void clear();
   [[nodiscard]] bool empty() const { return count == 0 && rejected.empty(); }
@@ -72,8 +74,8 @@ class SinkInput {
   // ---- the delivering thread
 
   enum class Next { batch, none, end };
-  // The next batch, or none within a linger.
-  [[nodiscard]] Next next(SinkBatch*& batch);
+  // The next batch, or none within this time.
+  [[nodiscard]] Next next(SinkBatch*& batch, Duration wait);
   // Gives it back to be filled again.
   void done(SinkBatch* batch);
   // Ends read(), if need be by a stop signal of our own.
@@ -88,7 +90,7 @@ class SinkInput {
   Status read_batches();
   Status add(SinkBatch& batch, Line const& line, bool keep);
   SinkBatch* take_spare();
-  bool wait_until_spare(std::size_t spare);
+  bool wait_until_spare(bool all);
   Duration patience(SinkBatch const* batch, Duration oldest);
 
   Io& io_;
@@ -98,9 +100,10 @@ class SinkInput {
   std::function<void(std::string_view)> arrived_;
   Reader reader_;
   RecordParser parser_;
-  Record parsed_;         // one of which the sink keeps something else
-  std::string kept_;      // that
-  SinkBatch batches_[2];  // one is filled while the other is delivered
+  Record parsed_;     // one of which the sink keeps something else
+  std::string kept_;  // that
+  std::size_t const batch_records_, batch_memory_;
+  std::deque<SinkBatch> batches_;  // one is filled while others are delivered
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;

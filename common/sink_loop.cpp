@@ -9,6 +9,7 @@
 #include "common/messages.h"
 #include "common/metrics.h"
 #include "common/retry.h"
+#include "common/sink_flight.h"
 #include "common/sink_input.h"
 #include "common/sink_receipts.h"
 #include "common/stop.h"
@@ -18,6 +19,9 @@ namespace inflight {
 namespace {
 constexpr Duration kTellEvery = std::chrono::seconds(30);  // that we are alive
 constexpr Duration kDrain = std::chrono::seconds(2);       // how long a stop waits for what fails
+constexpr Duration kLook = std::chrono::seconds(1);        // after requests that take long
+constexpr Duration kPoll = std::chrono::milliseconds(2);   // for input, while answers are waited for
+constexpr std::size_t kEverything = 3;                     // fewer records may be doubtful by chance
 }  // namespace
 
 class SinkLoop {
@@ -29,6 +33,7 @@ class SinkLoop {
         receipts_(io.receipts),
         input_(io, sink, options, !options.dead_letters.empty() && !io.receipts.active(),
                [this](std::string_view delivery) { receipts_.arrived(delivery); }),
+        linger_(options.linger),
         dry_run_(options.dry_run) {
     give_up_ = options.give_up_option > Duration::zero() ? std::optional(options.give_up_option) : options.give_up;
     if (!give_up_ && !io.receipts.active()) give_up_ = std::chrono::minutes(10);
@@ -39,7 +44,7 @@ class SinkLoop {
     if (dry_run_) return end(dry_run());
     if (Status status = patiently([&] { return sink_.connect(); }); !status.ok()) return end(status);
     Status delivered;
-    std::thread deliverer([&] { delivered = deliver_all(); });
+    std::thread deliverer([&] { delivered = sink_.requests() == nullptr ? deliver_all() : request_all(); });
     Status const read = input_.read();
     deliverer.join();
     return end(delivered.ok() ? read : delivered);
@@ -68,7 +73,7 @@ class SinkLoop {
     Status status;
     for (bool ended = false; status.ok() && !ended;) {
       SinkBatch* batch = nullptr;
-      SinkInput::Next const next = input_.next(batch);
+      SinkInput::Next const next = input_.next(batch, linger_);
       ended = next == SinkInput::Next::end;
       if (next == SinkInput::Next::batch) {
         status = deliver_batch(*batch);
@@ -76,10 +81,125 @@ class SinkLoop {
       }
       if (status.ok()) status = settle_held(ended);
     }
+    return finish_delivery(status);
+  }
+
+  Status finish_delivery(Status status) {
     if (status.ok()) status = receipts_.finish(input_.whole() && !stopping());
     if (!status.ok()) input_.stop();
     return status;
   }
+
+  // ---- the same, record by record
+
+  Status request_all() {
+    SinkRequests& requests = *sink_.requests();
+    SinkFlight flight(requests);
+    std::vector<SinkAnswer> answers;
+    Status status;
+    bool ended = false;
+    looked_ = io_.clock.steady();
+    while (status.ok() && !(ended && flight.open() == 0)) {
+      if (!ended && flight.hungry(io_.clock.steady())) status = take(flight, ended);
+      if (!status.ok()) break;
+      Duration const now = io_.clock.steady();
+      flight.start(now);
+      bool const hungry = !ended && flight.hungry(now);
+      if (flight.under_way() > 0 || !hungry) {
+        status = requests.turn(flight.patience(now, hungry ? kPoll : kLook), answers);
+        for (SinkAnswer const& answer : answers) {
+          if (status.ok()) status = heed(flight, answer, ended);
+        }
+        answers.clear();
+      }
+      if (status.ok()) status = receipts_.send();
+      if (status.ok() && io_.clock.steady() - looked_ >= kLook) status = look_after(flight);
+    }
+    return finish_delivery(status);
+  }
+
+  // Records for those that could be under way; waits for some where there is nothing else to do.
+  Status take(SinkFlight& flight, bool& ended) {
+    Duration const now = io_.clock.steady();
+    Duration wait = flight.under_way() > 0 ? Duration::zero() : flight.patience(now, linger_);
+    for (;;) {
+      SinkBatch* batch = nullptr;
+      SinkInput::Next const next = input_.next(batch, wait);
+      ended = next == SinkInput::Next::end;
+      if (next != SinkInput::Next::batch) return {};
+      wait = Duration::zero();
+      if (Status status = reject(batch->rejected); !status.ok()) return status;
+      receipts_.begin({batch->records.data(), batch->count});
+      if (batch->count == 0) {
+        input_.done(batch);
+      } else {
+        flight.add(*batch);
+      }
+      if (!flight.hungry(now)) return {};
+    }
+  }
+
+  Status heed(SinkFlight& flight, SinkAnswer const& answer, bool ended) {
+    Duration const now = io_.clock.steady();
+    SinkFlight::Job& job = flight.answered(answer, now);
+    SinkRecord const& record = *job.record;
+    Status const& said = answer.status;
+    auto settle = [&](bool stored) {
+      waiting_since_.reset();
+      if (SinkBatch* const batch = flight.settle(job, stored); batch != nullptr) input_.done(batch);
+    };
+    if (said.ok()) {
+      accepted_ = true;
+      ++counters().settled;
+      receipts_.note(record, SinkReceipts::As::stored);
+      settle(true);
+      return {};
+    }
+    // Where but few such records are left, nobody can be stored in between.
+    bool const last = ended && said.code() == Code::usage && job.attempts > 1 && flight.open() < kEverything &&
+                      flight.doubted() == flight.open();
+    if (said.code() == Code::rejected || (answer.doubts > 0 && (job.doubts >= answer.doubts || last))) {
+      Status status = reject(record, said.what());
+      settle(false);
+      return status;
+    }
+    if (said.code() == Code::defect) return said;
+    bool const everything = answer.doubts == 0 || flight.doubted() >= kEverything;
+    if (said.code() == Code::usage && !accepted_ && everything) return said;
+    ++counters().retries;
+    bool const all = flight.alone(job) && (answer.doubts == 0 || said.code() == Code::temporary);
+    flight.again(job, answer.retry_after, all, now);
+    if (!waiting_since_) waiting_since_ = now;
+    why_ = said.what();
+    if (!all) return receipts_.hold(std::span(&record, 1));
+    return tell_waiting(flight, now);
+  }
+
+  // Those that others pass are not lost.
+  Status look_after(SinkFlight& flight) {
+    Duration const now = looked_ = io_.clock.steady();
+    if (io_.receipts.abandoned()) return source_gone();
+    if (waiting_since_ && give_up_ && now - *waiting_since_ > *give_up_)
+      return Status::temporary(fmt::format("gave up: {}", why_));
+    if (waiting_since_ && stopping() && now - *waiting_since_ > kDrain) return {Code::stopped, why_};
+    std::vector<SinkRecord> open;
+    flight.each([&](SinkRecord const& record) { open.push_back(record); });
+    if (Status status = receipts_.hold(open); !status.ok()) return status;
+    return waiting_since_ && now - *waiting_since_ > kLook ? tell_waiting(flight, now) : Status{};
+  }
+
+  Status tell_waiting(SinkFlight const& flight, Duration now) {
+    if (told_of_ == waiting_since_ && now - last_told_ < kTellEvery) return {};
+    if (told_of_ != waiting_since_) say_warning(fmt::format("waiting: {}", why_));
+    told_of_ = waiting_since_;
+    last_told_ = now;
+    if (Status status = io_.receipts.waiting(why_); !status.ok()) return status;
+    std::vector<SinkRecord> open;
+    flight.each([&](SinkRecord const& record) { open.push_back(record); });
+    return receipts_.hold(open);
+  }
+
+  // ---- batches
 
   Status deliver_batch(SinkBatch& batch) {
     if (Status status = reject(batch.rejected); !status.ok()) return status;
@@ -239,12 +359,16 @@ class SinkLoop {
   RejectFile rejects_;
   SinkReceipts receipts_;
   SinkInput input_;
+  Duration linger_;
   bool dry_run_;
   std::optional<Duration> give_up_;
 
   // of the delivering thread
   bool accepted_ = false;
   Duration last_told_{};
+  Duration looked_{};
+  std::optional<Duration> waiting_since_, told_of_;  // requests: since when none had an outcome after one that failed
+  std::string why_;
 };
 
 Exit run_sink(Io& io, Sink& sink, SinkOptions const& options) { return SinkLoop(io, sink, options).run(); }
