@@ -18,7 +18,12 @@ namespace {
 constexpr std::size_t kShown = 200;  // bytes of an answer
 constexpr unsigned kDoubts500 = 4;
 
-// A call as a text: which record it is of (32 bytes), whether that names itself, and these parts, behind their lengths.
+// PUT and DELETE are idempotent by themselves. A source may deliver a newer version before an older one, and then again
+// after it: that must have its effect again, and a service that remembers the key would only repeat its answer.
+bool needs_key(std::string_view verb) { return verb == "POST" || verb == "PATCH"; }
+
+// A call as a text: which record it is of (32 bytes), how that is known, and these parts, behind their lengths.
+enum Known : char { unasked, named, unnamed };
 enum Part : std::size_t { method, key, url, headers, body, parts };
 constexpr std::size_t kDigest = 32;
 using Lengths = std::array<std::uint32_t, parts>;
@@ -190,14 +195,16 @@ Status RestCalls::write(Record const& record, std::string& call) {
   std::string source, id;
   std::string_view const source_text = record.is_event() ? record.text("source", source) : std::string_view{};
   std::string_view const id_text = record.is_event() ? record.text("id", id) : std::string_view{};
-  bool const named = !id_text.empty();
-  call = digest_of({source_text, id_text, verb, url_text_, body_text_});
-  call.push_back(named ? '\1' : '\0');
+  bool const keyed = needs_key(verb);
+  call = keyed ? digest_of({source_text, id_text, verb, url_text_, body_text_}) : std::string(kDigest, '\0');
+  call.push_back(!keyed ? unasked : id_text.empty() ? unnamed : named);
   Lengths lengths;
   std::array<std::string_view, parts> const all = {verb, key_, url_text_, headers_, body_text_};
   for (std::size_t i = 0; i < parts; ++i) lengths[i] = static_cast<std::uint32_t>(all[i].size());
+  call.reserve(kFront + verb.size() + key_.size() + url_text_.size() + headers_.size() + body_text_.size());
   call.append(reinterpret_cast<char const*>(lengths.data()), sizeof lengths);
   for (std::string_view const text : all) call += text;
+  forget_long(body_text_);
   return {};
 }
 
@@ -209,17 +216,18 @@ HttpRequest RestCalls::request(std::string_view call, std::string_view delivery,
   for (std::string_view rest = part(call, headers); !rest.empty(); rest.remove_prefix(rest.find('\n') + 1))
     request.headers.emplace_back(rest.substr(0, rest.find('\n')));
   std::string_view const digest = call.substr(0, kDigest);
-  bool const named = call[kDigest] != '\0';
+  char const known = call[kDigest];
+  if (known == unasked) return request;
   // Two pieces of one event may say the same and yet be two.
   std::size_t const piece = std::min(delivery.find('/'), delivery.size());
   std::string made;
-  if (!named && !delivery.empty()) {
+  if (known == unnamed && !delivery.empty()) {
     made = digest_of({digest, receipts.source(), delivery});
   } else if (piece < delivery.size()) {
     made = digest_of({digest, delivery.substr(piece)});
   }
   std::string_view const chosen = made.empty() ? digest : std::string_view(made);
-  if (named || !made.empty()) request.headers.push_back("Idempotency-Key: " + to_hex(chosen.substr(0, 16)));
+  if (known == named || !made.empty()) request.headers.push_back("Idempotency-Key: " + to_hex(chosen.substr(0, 16)));
   return request;
 }
 

@@ -105,7 +105,7 @@ class SinkLoop {
       Duration const now = io_.clock.steady();
       flight.start(now);
       bool const hungry = !ended && flight.hungry(now);
-      if (flight.under_way() > 0 || !hungry) {
+      if (flight.open() > 0 && (flight.under_way() > 0 || !hungry)) {
         status = requests.turn(flight.patience(now, hungry ? kPoll : kLook), answers);
         for (SinkAnswer const& answer : answers) {
           if (status.ok()) status = heed(flight, answer, ended);
@@ -167,7 +167,9 @@ class SinkLoop {
     bool const everything = answer.doubts == 0 || flight.doubted() >= kEverything;
     if (said.code() == Code::usage && !accepted_ && everything) return said;
     ++counters().retries;
-    bool const all = flight.alone(job) && (answer.doubts == 0 || said.code() == Code::temporary);
+    // Those that are under way tell whether it is the service that fails.
+    bool const all = flight.alone(job) && (flight.under_way() == 0 || answer.retry_after) &&
+                     (answer.doubts == 0 || said.code() == Code::temporary);
     flight.again(job, answer.retry_after, all, now);
     if (!waiting_since_) waiting_since_ = now;
     why_ = said.what();

@@ -24,6 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, Server, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
 from redis_server import Redis  # noqa: E402
+from rest_server import RestServer  # noqa: E402
 
 SECRET = "hunter2secret"
 TOKEN = "tok1"
@@ -198,6 +199,26 @@ class RedisWrite(Sink):
                                             [*self.command(box), "--password-file", f"{box}/password"]]
 
 
+class HttpWrite(Sink):
+    """Each folder is a collection of its own in one service."""
+    server = None
+    options = (("body", "id"),)
+
+    def words(self, box):
+        return [f"{self.server.url}{box}/{{id}}"]
+
+    def stored(self, box, stdout):
+        return in_order(path.rpartition("/")[2] for path in self.server.documents if path.startswith(f"{box}/"))
+
+    def with_secrets(self, box):
+        pathlib.Path(f"{box}/header").write_text(f"Authorization: Bearer {SECRET}\n")
+        pathlib.Path(f"{box}/bad-header").write_text(f"Authorization Bearer {SECRET}\n")
+        return super().with_secrets(box) + [[tool(self.name), f"http://user:{SECRET}@127.0.0.1:1/{{id}}"],
+                                            [tool(self.name), f"http://127.0.0.1:1/{{id}}?token={SECRET}"],
+                                            [*self.command(box), "--no-such", "--header-file", f"{box}/header"],
+                                            [*self.command(box), "--header-file", f"{box}/bad-header"]]
+
+
 class ArchivePut(Sink):
     options = (("max-age", "50ms"),)
 
@@ -311,6 +332,7 @@ TOOLS = {
     "bsu-fetch": [BsuFetch("bsu-fetch")],
     "consume": [Consume("consume")],
     "dlq-replay": [DlqReplay("dlq-replay")],
+    "http-write": [HttpWrite("http-write")],
     "influx-write": [InfluxWrite("influx-write")],
     "publish": [Publish("publish")],
     "redis-write": [RedisWrite("redis-write")],
@@ -385,6 +407,7 @@ class Conformance(unittest.TestCase):
         InfluxWrite.influx = cls.enterClassContext(InfluxServer())
         redis = cls.enterClassContext(Redis())
         RedisWrite.server = redis
+        HttpWrite.server = cls.enterClassContext(RestServer())
 
     @contextlib.contextmanager
     def box(self):
