@@ -48,18 +48,17 @@ void SinkBatch::clear() {
   rejected.clear();
 }
 
-SinkInput::SinkInput(Io& io, Sink& sink, SinkOptions const& options, bool texts,
+SinkInput::SinkInput(Io& io, RecordTaker& taker, SinkOptions const& options, bool texts,
                      std::function<void(std::string_view)> arrived)
     : io_(io),
-      sink_(sink),
+      taker_(taker),
       options_(options),
       texts_(texts),
       arrived_(std::move(arrived)),
       reader_(io.in, "standard input", options.max_record + 4096),
-      batch_records_(sink.requests() == nullptr ? options.batch_records
-                                                : std::min(options.batch_records, kSmallRecords)),
-      batch_memory_(sink.requests() == nullptr ? kBatchMemory : kSmallMemory),
-      batches_(sink.requests() == nullptr ? 2 : kSmallBatches) {
+      batch_records_(taker.one_by_one() ? std::min(options.batch_records, kSmallRecords) : options.batch_records),
+      batch_memory_(taker.one_by_one() ? kSmallMemory : kBatchMemory),
+      batches_(taker.one_by_one() ? kSmallBatches : 2) {
   expect_bytes_of(io.in);
   for (SinkBatch& batch : batches_) {
     // Grown once: a vector that doubles would take twice the memory that is counted.
@@ -113,7 +112,7 @@ Status SinkInput::read_batches() {
     }
     if (batch == nullptr && (batch = take_spare()) == nullptr) return {};
     if (batch->empty()) oldest = io_.clock.steady();
-    if (Status status = add(*batch, line, sink_.keeps()); !status.ok()) {
+    if (Status status = add(*batch, line, taker_.keeps()); !status.ok()) {
       hand_over();
       return status;
     }
@@ -198,7 +197,7 @@ Status SinkInput::add(SinkBatch& batch, Line const& line, bool keep) {
   std::size_t weight = size;
   if (keep) {
     kept_.clear();
-    status = sink_.keep(parsed, kept_);
+    status = taker_.keep(parsed, kept_);
     if (status.code() == Code::rejected) return reject(status.what());
     if (!status.ok()) return status;
     weight = kept_.size();

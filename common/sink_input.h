@@ -1,4 +1,5 @@
-// The input of a sink, in batches: reads and parses in one thread what another one delivers.
+// The input of a sink, or of who takes records as a sink does, in batches: reads and parses in one thread what another
+// one delivers.
 //
 // Memory: two batches, each of at most --batch-records, --batch-bytes and 12 MiB (or of one record, which is then
 // alone). Where records are delivered one by one, and one of them may wait for long while others pass it, there are
@@ -62,7 +63,7 @@ struct SinkBatch {
 class SinkInput {
  public:
   // `texts`: SinkRecord::text is asked for. `arrived` hears of the positions of each record.
-  SinkInput(Io& io, Sink& sink, SinkOptions const& options, bool texts,
+  SinkInput(Io& io, RecordTaker& taker, SinkOptions const& options, bool texts,
             std::function<void(std::string_view delivery)> arrived);
 
   // ---- the reading thread
@@ -94,7 +95,7 @@ class SinkInput {
   Duration patience(SinkBatch const* batch, Duration oldest);
 
   Io& io_;
-  Sink& sink_;
+  RecordTaker& taker_;
   SinkOptions const& options_;
   bool texts_;
   std::function<void(std::string_view)> arrived_;

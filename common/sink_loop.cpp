@@ -21,7 +21,6 @@ constexpr Duration kTellEvery = std::chrono::seconds(30);  // that we are alive
 constexpr Duration kDrain = std::chrono::seconds(2);       // how long a stop waits for what fails
 constexpr Duration kLook = std::chrono::seconds(1);        // after requests that take long
 constexpr Duration kPoll = std::chrono::milliseconds(2);   // for input, while answers are waited for
-constexpr std::size_t kEverything = 3;                     // fewer records may be doubtful by chance
 }  // namespace
 
 class SinkLoop {
@@ -94,33 +93,34 @@ class SinkLoop {
 
   Status request_all() {
     SinkRequests& requests = *sink_.requests();
-    SinkFlight flight(requests);
+    SinkFlight flight(io_, requests, give_up_);
     std::vector<SinkAnswer> answers;
     Status status;
     bool ended = false;
-    looked_ = io_.clock.steady();
+    Duration looked = io_.clock.steady();
     while (status.ok() && !(ended && flight.open() == 0)) {
-      if (!ended && flight.hungry(io_.clock.steady())) status = take(flight, ended);
+      Duration now = io_.clock.steady();
+      if (!ended && flight.hungry(now)) status = take(flight, now, ended);
       if (!status.ok()) break;
-      Duration const now = io_.clock.steady();
+      now = io_.clock.steady();
       flight.start(now);
       bool const hungry = !ended && flight.hungry(now);
       if (flight.open() > 0 && (flight.under_way() > 0 || !hungry)) {
         status = requests.turn(flight.patience(now, hungry ? kPoll : kLook), answers);
+        now = io_.clock.steady();
         for (SinkAnswer const& answer : answers) {
-          if (status.ok()) status = heed(flight, answer, ended);
+          if (status.ok()) status = heed(flight, answer, ended, now);
         }
         answers.clear();
       }
       if (status.ok()) status = receipts_.send();
-      if (status.ok() && io_.clock.steady() - looked_ >= kLook) status = look_after(flight);
+      if (status.ok() && now - looked >= kLook) status = flight.look_after(looked = now);
     }
     return finish_delivery(status);
   }
 
   // Records for those that could be under way; waits for some where there is nothing else to do.
-  Status take(SinkFlight& flight, bool& ended) {
-    Duration const now = io_.clock.steady();
+  Status take(SinkFlight& flight, Duration now, bool& ended) {
     Duration wait = flight.under_way() > 0 ? Duration::zero() : flight.patience(now, linger_);
     for (;;) {
       SinkBatch* batch = nullptr;
@@ -130,75 +130,26 @@ class SinkLoop {
       wait = Duration::zero();
       if (Status status = reject(batch->rejected); !status.ok()) return status;
       receipts_.begin({batch->records.data(), batch->count});
-      if (batch->count == 0) {
-        input_.done(batch);
-      } else {
-        flight.add(*batch);
-      }
+      batch->open = batch->count;
+      for (std::size_t i = 0; i < batch->count; ++i) flight.add(batch->records[i], *batch);
+      if (batch->count == 0) input_.done(batch);
       if (!flight.hungry(now)) return {};
     }
   }
 
-  Status heed(SinkFlight& flight, SinkAnswer const& answer, bool ended) {
-    Duration const now = io_.clock.steady();
-    SinkFlight::Job& job = flight.answered(answer, now);
-    SinkRecord const& record = *job.record;
-    Status const& said = answer.status;
-    auto settle = [&](bool stored) {
-      waiting_since_.reset();
-      if (SinkBatch* const batch = flight.settle(job, stored); batch != nullptr) input_.done(batch);
-    };
-    if (said.ok()) {
-      accepted_ = true;
-      ++counters().settled;
-      receipts_.note(record, SinkReceipts::As::stored);
-      settle(true);
-      return {};
+  Status heed(SinkFlight& flight, SinkAnswer const& answer, bool ended, Duration now) {
+    auto outcome = flight.heed(answer, ended, now);
+    if (!outcome) return outcome.status();
+    for (SinkFlight::Job const& job : outcome->jobs) {
+      if (outcome->fate == SinkFlight::Fate::stored) {
+        ++counters().settled;
+        receipts_.note(*job.record, SinkReceipts::As::stored);
+      } else if (Status status = reject(*job.record, answer.status.what()); !status.ok()) {
+        return status;
+      }
+      if (--job.batch->open == 0) input_.done(job.batch);
     }
-    // Where but few such records are left, nobody can be stored in between.
-    bool const last = ended && said.code() == Code::usage && job.attempts > 1 && flight.open() < kEverything &&
-                      flight.doubted() == flight.open();
-    if (said.code() == Code::rejected || (answer.doubts > 0 && (job.doubts >= answer.doubts || last))) {
-      Status status = reject(record, said.what());
-      settle(false);
-      return status;
-    }
-    if (said.code() == Code::defect) return said;
-    bool const everything = answer.doubts == 0 || flight.doubted() >= kEverything;
-    if (said.code() == Code::usage && !accepted_ && everything) return said;
-    ++counters().retries;
-    // Those that are under way tell whether it is the service that fails.
-    bool const all = flight.alone(job) && (flight.under_way() == 0 || answer.retry_after) &&
-                     (answer.doubts == 0 || said.code() == Code::temporary);
-    flight.again(job, answer.retry_after, all, now);
-    if (!waiting_since_) waiting_since_ = now;
-    why_ = said.what();
-    if (!all) return receipts_.hold(std::span(&record, 1));
-    return tell_waiting(flight, now);
-  }
-
-  // Those that others pass are not lost.
-  Status look_after(SinkFlight& flight) {
-    Duration const now = looked_ = io_.clock.steady();
-    if (io_.receipts.abandoned()) return source_gone();
-    if (waiting_since_ && give_up_ && now - *waiting_since_ > *give_up_)
-      return Status::temporary(fmt::format("gave up: {}", why_));
-    if (waiting_since_ && stopping() && now - *waiting_since_ > kDrain) return {Code::stopped, why_};
-    std::vector<SinkRecord> open;
-    flight.each([&](SinkRecord const& record) { open.push_back(record); });
-    if (Status status = receipts_.hold(open); !status.ok()) return status;
-    return waiting_since_ && now - *waiting_since_ > kLook ? tell_waiting(flight, now) : Status{};
-  }
-
-  Status tell_waiting(SinkFlight const& flight, Duration now) {
-    if (told_of_ == waiting_since_ && now - last_told_ < kTellEvery) return {};
-    if (told_of_ != waiting_since_) say_warning(fmt::format("waiting: {}", why_));
-    told_of_ = waiting_since_;
-    last_told_ = now;
-    if (Status status = io_.receipts.waiting(why_); !status.ok()) return status;
-    std::vector<SinkRecord> open;
-    flight.each([&](SinkRecord const& record) { open.push_back(record); });
-    return receipts_.hold(open);
+    return {};
   }
 
   // ---- batches
@@ -368,9 +319,6 @@ class SinkLoop {
   // of the delivering thread
   bool accepted_ = false;
   Duration last_told_{};
-  Duration looked_{};
-  std::optional<Duration> waiting_since_, told_of_;  // requests: since when none had an outcome after one that failed
-  std::string why_;
 };
 
 Exit run_sink(Io& io, Sink& sink, SinkOptions const& options) { return SinkLoop(io, sink, options).run(); }
