@@ -72,6 +72,7 @@ COMMANDS = {
     "sql-write": f"{WRITE.format('s')} < long.ndjson",
     "sql-write, all rejected": f"yes x | head -n 1000000 | {WRITE.format('r')} 2> /dev/null; test $? = 1",
     "redis-write": "redis-write $REDIS --key u:{subject} --newer-by recordedtime --field id=id --field text=data < long.ndjson",
+    "hydrate": "hydrate < long.ndjson > /dev/null",
     "http-write": "http-write $REST/{subject} < long.ndjson",
     "s3-archive put": "s3-archive put archive < long.ndjson",
     "s3-archive get": "s3-archive get archive > /dev/null",

@@ -333,6 +333,7 @@ TOOLS = {
     "consume": [Consume("consume")],
     "dlq-replay": [DlqReplay("dlq-replay")],
     "http-write": [HttpWrite("http-write")],
+    "hydrate": [Filter("hydrate")],
     "influx-write": [InfluxWrite("influx-write")],
     "publish": [Publish("publish")],
     "redis-write": [RedisWrite("redis-write")],

@@ -71,6 +71,7 @@ COMMANDS = [
     ("influx-write", "influx-write $INFLUX --field id=id:string"),
     ("redis-write", "redis-write $REDIS --key 'u:{subject}'"),
     ("http-write", "http-write $REST/{subject}"),
+    ("hydrate", "hydrate"),
     ("s3-archive", "s3-archive put a/"),
     ("s3-archive", "s3-archive get a/"),
     ("s3-archive", "s3-archive get a/ {} -- 'sql-write sqlite:d.db'"),
