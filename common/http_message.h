@@ -40,7 +40,7 @@ struct HttpRequest {
   std::string method = "GET";
   std::string url;
   std::vector<std::string> headers;  // `Name: value`, beside those of the header files
-  std::string body;                  // sent with any method but GET and HEAD
+  std::string body;                  // sent with any method but GET and HEAD; with DELETE where it is not empty
   HttpFile file{};                   // sent instead of it, where there is one
   // What a second time does more than once: on a connection that was kept and ends without an answer libcurl would send
   // it again by itself (CURLOPT_FRESH_CONNECT).

@@ -138,6 +138,7 @@ HttpTransfer::HttpTransfer(std::size_t number, HttpOptions const& all, HttpIntak
   set(handle, CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
   if (options.decode) set(handle, CURLOPT_ACCEPT_ENCODING, "gzip, zstd");
   set(handle, CURLOPT_BUFFERSIZE, kReceiveBuffer);
+  set(handle, CURLOPT_PATH_AS_IS, 1L);
   set(handle, CURLOPT_TCP_KEEPALIVE, 1L);
   set(handle, CURLOPT_USERAGENT, tool_name().c_str());
   set(handle, CURLOPT_TIMEOUT_MS, ms(options.timeout));
@@ -175,6 +176,11 @@ void HttpTransfer::prepare(HttpRequest request, std::vector<std::string> const& 
   if (get || head) {
     set(handle, CURLOPT_NOBODY, head ? 1L : 0L);
     if (get) set(handle, CURLOPT_HTTPGET, 1L);
+  } else if (request.method == "DELETE" && request.body.empty() && request.file.fd < 0) {
+    // Without the headers of a body that is not there (RFC 9110, 9.3.5).
+    set(handle, CURLOPT_NOBODY, 0L);
+    set(handle, CURLOPT_HTTPGET, 1L);
+    set(handle, CURLOPT_CUSTOMREQUEST, request.method.c_str());
   } else {
     set(handle, CURLOPT_NOBODY, 0L);
     if (request.file.fd >= 0) {

@@ -11,7 +11,9 @@ namespace inflight {
 
 class Backoff {
  public:
-  Backoff(Duration first, Duration ceiling) : first_(first), ceiling_(ceiling), random_(std::random_device{}()) {}
+  // `attempts`: waits that there were already.
+  Backoff(Duration first, Duration ceiling, unsigned attempts = 0)
+      : first_(first), ceiling_(ceiling), attempts_(attempts), random_(std::random_device{}()) {}
 
   // The next wait; at least what the destination asked for (Retry-After).
   [[nodiscard]] Duration next(std::optional<Duration> asked = std::nullopt) {
@@ -24,7 +26,7 @@ class Backoff {
 
  private:
   Duration first_, ceiling_;
-  unsigned attempts_ = 0;
+  unsigned attempts_;
   std::minstd_rand random_;
 };
 

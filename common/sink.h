@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/cli.h"
+#include "common/concurrency.h"
 #include "common/reader.h"
 #include "common/receipts.h"
 #include "common/record.h"
@@ -73,15 +74,43 @@ struct SinkRecord {
   std::uint32_t group = 0;    // the loop's: which records of a batch are of one event
 };
 
-class Sink {
+// What became of one record that was delivered alone.
+struct SinkAnswer {
+  std::size_t number = 0;
+  // ok: stored. rejected, temporary, usage, defect: as Sink::deliver() says them, of this record.
+  Status status;
+  std::optional<Duration> retry_after;
+  Concurrency::Answer load = Concurrency::Answer::served;
+  // temporary or usage, which may yet be the record's own fault: it is, when it was said more often than this, others
+  // being started and stored in between each time. 0: it is not.
+  unsigned doubts = 0;
+};
+
+// The other way to deliver: one record at a time, many of them under way. The loop sees to the order of records and to
+// how many there are at once.
+class SinkRequests {
  public:
-  virtual ~Sink() = default;
+  virtual ~SinkRequests() = default;
+  [[nodiscard]] virtual std::size_t max_in_flight() const = 0;
+  // Records of one key are delivered one after the other, in their order. Empty: it needs none.
+  [[nodiscard]] virtual std::string_view key_of(SinkRecord const& record) const = 0;
+  // Whether `next`, of the same key, need not be delivered by itself when `first` is about to be.
+  [[nodiscard]] virtual bool joins(SinkRecord const& first, SinkRecord const& next) const {
+    (void)first, (void)next;
+    return false;
+  }
+  // The record is valid until turn() has given the answer with this number.
+  virtual void start(SinkRecord const& record, std::size_t number) = 0;
+  // Waits at most so long, and adds what has been answered.
+  [[nodiscard]] virtual Status turn(Duration wait, std::vector<SinkAnswer>& answers) = 0;
+};
 
-  // Opens the destination; called again after a temporary failure, before any deliver(). Code::usage: the operator is
-  // at fault.
-  [[nodiscard]] virtual Status connect() = 0;
+// What the reading thread (sink_input.h) asks of who takes the records.
+class RecordTaker {
+ public:
+  virtual ~RecordTaker() = default;
 
-  // Whether the sink keeps something else of each record than the record: what deliver() needs, in fewer bytes, since a
+  // Whether it keeps something else of each record than the record: what is delivered of it, in fewer bytes, since a
   // batch is bounded by memory and more records then fit into it. The reading thread calls keep(), alongside the rest.
   // Code::rejected: the record's own fault.
   [[nodiscard]] virtual bool keeps() const { return false; }
@@ -89,6 +118,15 @@ class Sink {
     (void)record, (void)kept;
     return {};
   }
+  // Whether records leave one by one, so that one may wait for long while others pass it.
+  [[nodiscard]] virtual bool one_by_one() { return false; }
+};
+
+class Sink : public RecordTaker {
+ public:
+  // Opens the destination; called again after a temporary failure, before any deliver(). Code::usage: the operator is
+  // at fault.
+  [[nodiscard]] virtual Status connect() = 0;
 
   // Delivers a batch and says of each record what became of it.
   //   ok         records without an outcome are delivered again after a back-off
@@ -98,7 +136,13 @@ class Sink {
   //   usage      the operator's (permission, missing table): exit 2 before the first accepted record,
   //              waited for after it
   //   defect     exit 70
-  [[nodiscard]] virtual Status deliver(std::span<SinkRecord const> batch, Outcomes& outcomes) = 0;
+  [[nodiscard]] virtual Status deliver(std::span<SinkRecord const> batch, Outcomes& outcomes) {
+    (void)batch, (void)outcomes;
+    return Status::defect("it delivers no batches");
+  }
+  // Delivers record by record instead, where it is not null.
+  [[nodiscard]] virtual SinkRequests* requests() { return nullptr; }
+  [[nodiscard]] bool one_by_one() override { return requests() != nullptr; }
 
   // Called after each batch, at least every linger while the input is idle, and with `final` at its end: closes what is
   // due, and adds to `stored` the positions of held records that are durable now.

@@ -15,6 +15,7 @@ namespace inflight {
 
 namespace {
 constexpr std::size_t kBatchMemory = 12 << 20;
+constexpr std::size_t kSmallBatches = 16, kSmallMemory = 1 << 20, kSmallRecords = 256;
 constexpr Duration kFriendly = std::chrono::milliseconds(5);  // what a batch waits though nothing else is under way
 }  // namespace
 
@@ -43,22 +44,25 @@ void Arena::clear() {
 
 void SinkBatch::clear() {
   arena.clear();
-  count = bytes = memory = 0;
+  count = bytes = memory = open = 0;
   rejected.clear();
 }
 
-SinkInput::SinkInput(Io& io, Sink& sink, SinkOptions const& options, bool texts,
+SinkInput::SinkInput(Io& io, RecordTaker& taker, SinkOptions const& options, bool texts,
                      std::function<void(std::string_view)> arrived)
     : io_(io),
-      sink_(sink),
+      taker_(taker),
       options_(options),
       texts_(texts),
       arrived_(std::move(arrived)),
-      reader_(io.in, "standard input", options.max_record + 4096) {
+      reader_(io.in, "standard input", options.max_record + 4096),
+      batch_records_(taker.one_by_one() ? std::min(options.batch_records, kSmallRecords) : options.batch_records),
+      batch_memory_(taker.one_by_one() ? kSmallMemory : kBatchMemory),
+      batches_(taker.one_by_one() ? kSmallBatches : 2) {
   expect_bytes_of(io.in);
   for (SinkBatch& batch : batches_) {
     // Grown once: a vector that doubles would take twice the memory that is counted.
-    batch.records.reserve(std::min<std::size_t>(options.batch_records, kBatchMemory / sizeof(SinkRecord) + 1));
+    batch.records.reserve(std::min<std::size_t>(batch_records_, batch_memory_ / sizeof(SinkRecord) + 1));
     spare_.push_back(&batch);
   }
 }
@@ -104,26 +108,27 @@ Status SinkInput::read_batches() {
     bool const alone = line.text.size() > kLongRecord;
     if (alone) {
       hand_over();
-      if (!wait_until_spare(batch == nullptr ? 2 : 1)) return {};
+      if (!wait_until_spare(batch == nullptr)) return {};
     }
     if (batch == nullptr && (batch = take_spare()) == nullptr) return {};
     if (batch->empty()) oldest = io_.clock.steady();
-    if (Status status = add(*batch, line, sink_.keeps()); !status.ok()) {
+    if (Status status = add(*batch, line, taker_.keeps()); !status.ok()) {
       hand_over();
       return status;
     }
-    bool const full = batch->count >= options_.batch_records || batch->bytes >= options_.batch_bytes ||
-                      batch->memory + batch->arena.used() >= kBatchMemory;
+    bool const full = batch->count >= batch_records_ || batch->bytes >= options_.batch_bytes ||
+                      batch->memory + batch->arena.used() >= batch_memory_;
     if (full || alone) hand_over();
     if (alone) {
       reader_.release();
-      if (!wait_until_spare(batch == nullptr ? 2 : 1)) return {};
+      if (!wait_until_spare(batch == nullptr)) return {};
     }
   }
 }
 
 // Until the deliverer has given back what was handed over; false after stop().
-bool SinkInput::wait_until_spare(std::size_t spare) {
+bool SinkInput::wait_until_spare(bool all) {
+  std::size_t const spare = batches_.size() - (all ? 0 : 1);
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return spare_.size() >= spare || stopped_; });
   return !stopped_;
@@ -192,7 +197,7 @@ Status SinkInput::add(SinkBatch& batch, Line const& line, bool keep) {
   std::size_t weight = size;
   if (keep) {
     kept_.clear();
-    status = sink_.keep(parsed, kept_);
+    status = taker_.keep(parsed, kept_);
     if (status.code() == Code::rejected) return reject(status.what());
     if (!status.ok()) return status;
     weight = kept_.size();
@@ -215,10 +220,10 @@ SinkBatch* SinkInput::take_spare() {
   return batch;
 }
 
-SinkInput::Next SinkInput::next(SinkBatch*& batch) {
+SinkInput::Next SinkInput::next(SinkBatch*& batch, Duration wait) {
   std::unique_lock lock(mutex_);
   idle_ = true;
-  changed_.wait_for(lock, options_.linger, [&] { return !queue_.empty() || ended_; });
+  changed_.wait_for(lock, wait, [&] { return !queue_.empty() || ended_; });
   if (queue_.empty()) return ended_ ? Next::end : Next::none;
   batch = queue_.front();
   queue_.pop_front();

@@ -1,7 +1,9 @@
-// The input of a sink, in batches: reads and parses in one thread what another one delivers.
+// The input of a sink, or of who takes records as a sink does, in batches: reads and parses in one thread what another
+// one delivers.
 //
 // Memory: two batches, each of at most --batch-records, --batch-bytes and 12 MiB (or of one record, which is then
-// alone).
+// alone). Where records are delivered one by one, and one of them may wait for long while others pass it, there are
+// more batches, and smaller ones.
 #pragma once
 
 #include <condition_variable>
@@ -52,6 +54,7 @@ struct SinkBatch {
   Arena arena;
   std::size_t bytes = 0;   // of records as they came, or as they are kept
   std::size_t memory = 0;  // all that they take
+  std::size_t open = 0;    // the deliverer's: records without an outcome
 
   void clear();
   [[nodiscard]] bool empty() const { return count == 0 && rejected.empty(); }
@@ -60,7 +63,7 @@ struct SinkBatch {
 class SinkInput {
  public:
   // `texts`: SinkRecord::text is asked for. `arrived` hears of the positions of each record.
-  SinkInput(Io& io, Sink& sink, SinkOptions const& options, bool texts,
+  SinkInput(Io& io, RecordTaker& taker, SinkOptions const& options, bool texts,
             std::function<void(std::string_view delivery)> arrived);
 
   // ---- the reading thread
@@ -72,8 +75,8 @@ class SinkInput {
   // ---- the delivering thread
 
   enum class Next { batch, none, end };
-  // The next batch, or none within a linger.
-  [[nodiscard]] Next next(SinkBatch*& batch);
+  // The next batch, or none within this time.
+  [[nodiscard]] Next next(SinkBatch*& batch, Duration wait);
   // Gives it back to be filled again.
   void done(SinkBatch* batch);
   // Ends read(), if need be by a stop signal of our own.
@@ -88,19 +91,20 @@ class SinkInput {
   Status read_batches();
   Status add(SinkBatch& batch, Line const& line, bool keep);
   SinkBatch* take_spare();
-  bool wait_until_spare(std::size_t spare);
+  bool wait_until_spare(bool all);
   Duration patience(SinkBatch const* batch, Duration oldest);
 
   Io& io_;
-  Sink& sink_;
+  RecordTaker& taker_;
   SinkOptions const& options_;
   bool texts_;
   std::function<void(std::string_view)> arrived_;
   Reader reader_;
   RecordParser parser_;
-  Record parsed_;         // one of which the sink keeps something else
-  std::string kept_;      // that
-  SinkBatch batches_[2];  // one is filled while the other is delivered
+  Record parsed_;     // one of which the sink keeps something else
+  std::string kept_;  // that
+  std::size_t const batch_records_, batch_memory_;
+  std::deque<SinkBatch> batches_;  // one is filled while others are delivered
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;

@@ -9,6 +9,7 @@
 #include "common/messages.h"
 #include "common/metrics.h"
 #include "common/retry.h"
+#include "common/sink_flight.h"
 #include "common/sink_input.h"
 #include "common/sink_receipts.h"
 #include "common/stop.h"
@@ -22,6 +23,8 @@ constexpr Duration kFirstWait = std::chrono::milliseconds(100);
 constexpr Duration kLongestWait = std::chrono::seconds(5);
 constexpr Duration kTellEvery = std::chrono::seconds(30);  // that we are alive
 constexpr Duration kDrain = std::chrono::seconds(2);       // how long a stop waits for what fails
+constexpr Duration kLook = std::chrono::seconds(1);        // after requests that take long
+constexpr Duration kPoll = std::chrono::milliseconds(2);   // for input, while answers are waited for
 }  // namespace
 
 class SinkLoop {
@@ -33,6 +36,7 @@ class SinkLoop {
         receipts_(io.receipts),
         input_(io, sink, options, !options.dead_letters.empty() && !io.receipts.active(),
                [this](std::string_view delivery) { receipts_.arrived(delivery); }),
+        linger_(options.linger),
         dry_run_(options.dry_run) {
     give_up_ = options.give_up_option > Duration::zero() ? std::optional(options.give_up_option) : options.give_up;
     if (!give_up_ && !io.receipts.active()) give_up_ = std::chrono::minutes(10);
@@ -43,7 +47,7 @@ class SinkLoop {
     if (dry_run_) return end(dry_run());
     if (Status status = patiently([&] { return sink_.connect(); }); !status.ok()) return end(status);
     Status delivered;
-    std::thread deliverer([&] { delivered = deliver_all(); });
+    std::thread deliverer([&] { delivered = sink_.requests() == nullptr ? deliver_all() : request_all(); });
     Status const read = input_.read();
     deliverer.join();
     return end(delivered.ok() ? read : delivered);
@@ -72,7 +76,7 @@ class SinkLoop {
     Status status;
     for (bool ended = false; status.ok() && !ended;) {
       SinkBatch* batch = nullptr;
-      SinkInput::Next const next = input_.next(batch);
+      SinkInput::Next const next = input_.next(batch, linger_);
       ended = next == SinkInput::Next::end;
       if (next == SinkInput::Next::batch) {
         status = deliver_batch(*batch);
@@ -80,10 +84,79 @@ class SinkLoop {
       }
       if (status.ok()) status = settle_held(ended);
     }
+    return finish_delivery(status);
+  }
+
+  Status finish_delivery(Status status) {
     if (status.ok()) status = receipts_.finish(input_.whole() && !stopping());
     if (!status.ok()) input_.stop();
     return status;
   }
+
+  // ---- the same, record by record
+
+  Status request_all() {
+    SinkRequests& requests = *sink_.requests();
+    SinkFlight flight(io_, requests, give_up_);
+    std::vector<SinkAnswer> answers;
+    Status status;
+    bool ended = false;
+    Duration looked = io_.clock.steady();
+    while (status.ok() && !(ended && flight.open() == 0)) {
+      Duration now = io_.clock.steady();
+      if (!ended && flight.hungry(now)) status = take(flight, now, ended);
+      if (!status.ok()) break;
+      now = io_.clock.steady();
+      flight.start(now);
+      bool const hungry = !ended && flight.hungry(now);
+      if (flight.open() > 0 && (flight.under_way() > 0 || !hungry)) {
+        status = requests.turn(flight.patience(now, hungry ? kPoll : kLook), answers);
+        now = io_.clock.steady();
+        for (SinkAnswer const& answer : answers) {
+          if (status.ok()) status = heed(flight, answer, ended, now);
+        }
+        answers.clear();
+      }
+      if (status.ok()) status = receipts_.send();
+      if (status.ok() && now - looked >= kLook) status = flight.look_after(looked = now);
+    }
+    return finish_delivery(status);
+  }
+
+  // Records for those that could be under way; waits for some where there is nothing else to do.
+  Status take(SinkFlight& flight, Duration now, bool& ended) {
+    Duration wait = flight.under_way() > 0 ? Duration::zero() : flight.patience(now, linger_);
+    for (;;) {
+      SinkBatch* batch = nullptr;
+      SinkInput::Next const next = input_.next(batch, wait);
+      ended = next == SinkInput::Next::end;
+      if (next != SinkInput::Next::batch) return {};
+      wait = Duration::zero();
+      if (Status status = reject(batch->rejected); !status.ok()) return status;
+      receipts_.begin({batch->records.data(), batch->count});
+      batch->open = batch->count;
+      for (std::size_t i = 0; i < batch->count; ++i) flight.add(batch->records[i], *batch);
+      if (batch->count == 0) input_.done(batch);
+      if (!flight.hungry(now)) return {};
+    }
+  }
+
+  Status heed(SinkFlight& flight, SinkAnswer const& answer, bool ended, Duration now) {
+    auto outcome = flight.heed(answer, ended, now);
+    if (!outcome) return outcome.status();
+    for (SinkFlight::Job const& job : outcome->jobs) {
+      if (outcome->fate == SinkFlight::Fate::stored) {
+        ++counters().settled;
+        receipts_.note(*job.record, SinkReceipts::As::stored);
+      } else if (Status status = reject(*job.record, answer.status.what()); !status.ok()) {
+        return status;
+      }
+      if (--job.batch->open == 0) input_.done(job.batch);
+    }
+    return {};
+  }
+
+  // ---- batches
 
   Status deliver_batch(SinkBatch& batch) {
     if (Status status = reject(batch.rejected); !status.ok()) return status;
@@ -243,6 +316,7 @@ class SinkLoop {
   RejectFile rejects_;
   SinkReceipts receipts_;
   SinkInput input_;
+  Duration linger_;
   bool dry_run_;
   std::optional<Duration> give_up_;
 

@@ -25,15 +25,24 @@ void SinkReceipts::arrived(std::string_view delivery) {
 }
 
 void SinkReceipts::begin(std::span<SinkRecord> batch) {
-  events_.clear();
-  if (!receipts_.active() || batch.empty()) return;
-  for (std::size_t i = 0; i < batch.size(); ++i) {
-    if (i == 0 || is_numbered(batch[i].delivery) || batch[i].delivery != batch[i - 1].delivery) events_.emplace_back();
-    batch[i].group = static_cast<std::uint32_t>(events_.size() - 1);
+  if (!receipts_.active()) return;
+  for (SinkRecord& record : batch) {
+    bool const another = events_.empty() || is_numbered(record.delivery) || record.delivery != last_;
+    if (another && !waiting_.empty()) add_stored(waiting_);
+    waiting_.clear();
+    if (another) {
+      events_.emplace_back();
+      last_ = record.delivery;
+    }
+    record.group = first_ + static_cast<std::uint32_t>(events_.size() - 1);
     ++events_.back().outstanding;
   }
-  if (!waiting_.empty() && waiting_ != batch[0].delivery) add_stored(waiting_);
-  waiting_.clear();
+  forget();
+}
+
+// The newest stays: another record of it may follow.
+void SinkReceipts::forget() {
+  while (events_.size() > 1 && events_.front().outstanding == 0) events_.pop_front(), ++first_;
 }
 
 void SinkReceipts::note(SinkRecord const& record, As as) {
@@ -43,14 +52,15 @@ void SinkReceipts::note(SinkRecord const& record, As as) {
     (void)parse_positions(record.delivery, positions_);
     (as == As::held ? held_ : dropped_).add(positions_);
   }
-  Event& event = events_[record.group];
+  Event& event = events_[record.group - first_];
   event.all_stored = event.all_stored && as == As::stored;
-  if (--event.outstanding > 0 || !event.all_stored) return;
-  if (record.group + 1 == events_.size() && !is_numbered(record.delivery)) {
+  if (--event.outstanding > 0) return;
+  if (event.all_stored && &event == &events_.back() && !is_numbered(record.delivery)) {
     waiting_ = record.delivery;
-  } else {
+  } else if (event.all_stored) {
     add_stored(record.delivery);
   }
+  forget();
 }
 
 void SinkReceipts::add_stored(std::string_view delivery) {

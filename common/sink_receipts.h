@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <span>
 #include <string>
@@ -26,7 +27,7 @@ class SinkReceipts {
   // The positions of a record as it is read: warns when one comes back that was told stored. Any thread.
   void arrived(std::string_view delivery);
 
-  // Finds out which records of the batch that is delivered next are of one event.
+  // Finds out which records of the batch that was read next are of one event.
   void begin(std::span<SinkRecord> batch);
   // What became of one of them; each is told once.
   enum class As { stored, held, dropped, rejected };
@@ -44,10 +45,13 @@ class SinkReceipts {
     bool all_stored = true;
   };
   void add_stored(std::string_view delivery);
+  void forget();
 
   Receipts& receipts_;
-  std::vector<Event> events_;  // of the batch, by SinkRecord::group
-  std::string waiting_;        // the newest unnumbered position, stored
+  std::deque<Event> events_;  // from the oldest that is not settled on; SinkRecord::group counts them
+  std::uint32_t first_ = 0;   // the oldest's number
+  std::string last_;          // the newest's positions
+  std::string waiting_;       // the newest's, if it is unnumbered and stored
   PositionList stored_, held_, dropped_;
   std::vector<Position> positions_;
 

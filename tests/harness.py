@@ -221,7 +221,7 @@ class HttpServer:
             def handle_one(self):
                 server.handle(self)
 
-            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one
+            do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = do_HEAD = handle_one
 
             def log_message(self, *_):
                 pass

@@ -77,6 +77,8 @@ COMMANDS = {
     "sql-write, all rejected": f"yes x | head -n 1000000 | {WRITE.format('r')} 2> /dev/null; test $? = 1",
     "redis-write": "redis-write $REDIS --key u:{subject} --newer-by recordedtime --field id=id --field text=data < long.ndjson",
     "reconcile": "reconcile --key id --memory 4MiB --quiet --left 'cat long.ndjson' --right 'cat long.ndjson'",
+    "hydrate": "hydrate < long.ndjson > /dev/null",
+    "http-write": "http-write $REST/{subject} < long.ndjson",
     "s3-archive put": "s3-archive put archive < long.ndjson",
     "s3-archive get": "s3-archive get archive > /dev/null",
     "s3-archive verify": "s3-archive verify archive > /dev/null",
@@ -94,7 +96,9 @@ def peaks():
             file.write(ABORT)
         units = subprocess.Popen([sys.executable, "-c", UNITS], cwd=folder, stdout=subprocess.PIPE)
         units.stdout.readline()
-        env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "INFLUX": f"{influx.url}?bucket=b", "REDIS": redis.url}
+        sim = subprocess.Popen([f"{BIN}/../tests/bench/rest-sim"], stdout=subprocess.PIPE, text=True)
+        rest = sim.stdout.readline().split()[-1]
+        env = os.environ | {"REST": rest, "PATH": f"{BIN}:{os.environ['PATH']}", "INFLUX": f"{influx.url}?bucket=b", "REDIS": redis.url}
         for name, command in COMMANDS.items():
             with tempfile.TemporaryFile() as said:
                 process = subprocess.Popen(["sh", "-c", command], cwd=folder, env=env, stderr=said)
@@ -102,9 +106,10 @@ def peaks():
                 process.returncode = os.waitstatus_to_exitcode(status)
                 said.seek(0)
                 yield name, process.returncode, said.read().decode(errors="replace"), usage.ru_maxrss / 1024
-        units.kill()
-        units.wait()
-        units.stdout.close()
+        for process in units, sim:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 class Memory(unittest.TestCase):

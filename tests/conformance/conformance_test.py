@@ -25,6 +25,7 @@ from harness import BIN, Result, Server, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
 from pg_server import Postgres  # noqa: E402
 from redis_server import Redis  # noqa: E402
+from rest_server import RestServer  # noqa: E402
 from rtdb_server import RtdbServer  # noqa: E402
 
 SECRET = "hunter2secret"
@@ -256,6 +257,26 @@ class RedisWrite(Sink):
                                             [*self.command(box), "--password-file", f"{box}/password"]]
 
 
+class HttpWrite(Sink):
+    """Each folder is a collection of its own in one service."""
+    server = None
+    options = (("body", "id"),)
+
+    def words(self, box):
+        return [f"{self.server.url}{box}/{{id}}"]
+
+    def stored(self, box, stdout):
+        return in_order(path.rpartition("/")[2] for path in self.server.documents if path.startswith(f"{box}/"))
+
+    def with_secrets(self, box):
+        pathlib.Path(f"{box}/header").write_text(f"Authorization: Bearer {SECRET}\n")
+        pathlib.Path(f"{box}/bad-header").write_text(f"Authorization Bearer {SECRET}\n")
+        return super().with_secrets(box) + [[tool(self.name), f"http://user:{SECRET}@127.0.0.1:1/{{id}}"],
+                                            [tool(self.name), f"http://127.0.0.1:1/{{id}}?token={SECRET}"],
+                                            [*self.command(box), "--no-such", "--header-file", f"{box}/header"],
+                                            [*self.command(box), "--header-file", f"{box}/bad-header"]]
+
+
 class ArchivePut(Sink):
     options = (("max-age", "50ms"),)
 
@@ -441,6 +462,8 @@ TOOLS = {
     "consume": [Consume("consume")],
     "crawl": [Crawl("crawl"), CrawlData("crawl")],
     "dlq-replay": [DlqReplay("dlq-replay")],
+    "http-write": [HttpWrite("http-write")],
+    "hydrate": [Filter("hydrate")],
     "influx-write": [InfluxWrite("influx-write")],
     "listen": [Listen("listen")],
     "publish": [Publish("publish")],
@@ -528,6 +551,7 @@ class Conformance(unittest.TestCase):
         Rtdb.server = RtdbServer("--documents", "600")
         Rtdb.server.__enter__()
         cls.addClassCleanup(Rtdb.server.__exit__)
+        HttpWrite.server = cls.enterClassContext(RestServer())
 
     @contextlib.contextmanager
     def box(self):

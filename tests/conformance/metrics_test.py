@@ -15,6 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, ROOT, Server, run, tool  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
 from redis_server import Redis  # noqa: E402
+from rest_server import RestServer  # noqa: E402
 from rtdb_server import RtdbServer  # noqa: E402
 
 TOOLS = (BIN.parent / "tools.txt").read_text().split()
@@ -74,6 +75,8 @@ COMMANDS = [
     ("sql-read", "sql-read sqlite:c.db --table record --key id {} -- 'sql-write sqlite:e.db --key id'"),
     ("influx-write", "influx-write $INFLUX --field id=id:string"),
     ("redis-write", "redis-write $REDIS --key 'u:{subject}'"),
+    ("http-write", "http-write $REST/{subject}"),
+    ("hydrate", "hydrate"),
     ("s3-archive", "s3-archive put a/"),
     ("s3-archive", "s3-archive get a/"),
     ("s3-archive", "s3-archive get a/ {} -- 'sql-write sqlite:d.db'"),
@@ -90,12 +93,13 @@ class Metrics(unittest.TestCase):
     def write_all(self):
         """The files that COMMANDS write."""
         folder = pathlib.Path(self.enter(tempfile.TemporaryDirectory(prefix="inflight-test-")))
-        redis, influx = self.enter(Redis()), self.enter(InfluxServer())
+        redis, influx, rest = self.enter(Redis()), self.enter(InfluxServer()), self.enter(RestServer())
         influx.create("metrics")
         sim = self.enter(Server([tool("bsu-sim"), "--port", "0", "--units", "5", "--devices", "{dir}/fleet.txt"]))
         shutil.copy(sim.dir / "fleet.txt", folder)
         rtdb = self.enter(RtdbServer("--documents", "5"))
-        environment = dict(os.environ, RTDB=rtdb.url, PATH=f"{BIN}:{os.environ['PATH']}", REDIS=redis.url, INFLUX=f"{influx.url}?db=metrics")
+        environment = dict(os.environ, RTDB=rtdb.url, PATH=f"{BIN}:{os.environ['PATH']}", REDIS=redis.url, INFLUX=f"{influx.url}?db=metrics",
+                           REST=rest.url)
         for n, (name, command) in enumerate(COMMANDS):
             option = f"--metrics {n}-{name}.prom"
             command = command.replace("{}", option) if "{}" in command else f"{name} {option} {command.removeprefix(name)}"
