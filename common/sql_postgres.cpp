@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <map>
 #include <set>
@@ -332,7 +333,7 @@ class Postgres final : public SqlEngine {
     for (Pg::Row const& row : *rows) {
       PgColumn column;
       column.name = *row[0], column.declared = *row[1];
-      column.type = type_of(*row[2], row[3] == "t", std::atoi(row[4]->c_str()));
+      column.type = type_of(*row[2], row[3] == "t", static_cast<int>(std::strtol(row[4]->c_str(), nullptr, 10)));
       column.holds = holds(column.type);
       column.required = row[5] == "t";
       column.initial = row[6].value_or("");

@@ -71,7 +71,7 @@ Exit run(Cli& cli, Io& io) {
   SourceOptions source;
   Duration give_up{};
   cli.purpose("Write the rows of a table or query as records, in the order of a key.",
-              {"sql-read sqlite:fleet.db --table reading --columns subject,time",
+              {"sql-read sqlite:fleet.db --table record --columns subject,recordedtime",
                "sql-read postgresql://old/fleet --table reading --state reading.state -- \\\n"
                "      'sql-write postgresql://new/fleet --table reading'"});
   cli.positional("DATABASE", options.url,

@@ -17,6 +17,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, ROOT, Server, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
+from pg_server import Postgres  # noqa: E402
 from redis_server import Redis  # noqa: E402
 from rtdb_server import RtdbServer  # noqa: E402
 from s3_server import Swift  # noqa: E402
@@ -29,6 +30,7 @@ REPLACED = {"https://api/bsus/{id}/history?from={since}&to={until}": "{sim}/bsus
             "http://influx:8086": "{influx}",
             "https://shop.firebaseio.com": "{rtdb}",
             "redis://cache": "{redis}", "redis-cli -h cache": "redis-cli -s {redis_path}",
+            "postgresql://old/": "{pg}old_", "postgresql://new/": "{pg}new_",
             "/var/lib/prometheus/node-exporter/": "./",
             "s3-archive put archive/": "s3-archive put archive/ --max-age 200ms",  # not to wait for a minute
             "s3-archive put s3://bsu-archive/raw": "s3-archive put s3://bsu-archive/raw --max-age 200ms"}
@@ -95,6 +97,12 @@ class Examples(unittest.TestCase):
         cls.influx = cls.enterClassContext(InfluxServer())
         cls.influx.create("bsu")
         cls.redis = cls.enterClassContext(Redis())
+        pg = cls.enterClassContext(Postgres())
+        cls.pg = pg.url.removesuffix("postgres")
+        for name in "old_fleet", "new_fleet":
+            pg.sql(f"CREATE DATABASE {name}")
+            pg.sql("CREATE TABLE reading(subject text, time timestamptz, power float8, PRIMARY KEY(subject,time));"
+                   "INSERT INTO reading VALUES('bsu-1','2018-07-01T00:00:00Z',1.5)", name)
         cls.rtdb = cls.enterClassContext(RtdbServer("--documents", "20"))
         cls.change_for_ever()
         folder = tempfile.TemporaryDirectory(prefix="inflight-test-")
@@ -102,7 +110,7 @@ class Examples(unittest.TestCase):
         cls.folder = pathlib.Path(folder.name)
         s3 = cls.enterClassContext(Swift())
         s3.make_bucket("bsu-archive")
-        cls.environment = dict(s3.environment(), PATH=f"{BIN}:{cls.folder}:{os.environ['PATH']}")
+        cls.environment = dict(s3.environment(), PGPASSWORD=pg.environment["PGPASSWORD"], PATH=f"{BIN}:{cls.folder}:{os.environ['PATH']}")
         cls.world = cls.folder / "world"
         cls.world.mkdir()
         (cls.world / "other").mkdir()
@@ -150,14 +158,14 @@ class Examples(unittest.TestCase):
                 with self.subTest(command=command):
                     for other, ours in REPLACED.items():
                         command = command.replace(other, ours.replace("{sim}", self.sim.url).replace("{influx}", self.influx.url).replace("{rtdb}", self.rtdb.url)
-                                                  .replace("{redis}", self.redis.url).replace("{redis_path}", self.redis.path))
+                                                  .replace("{redis}", self.redis.url).replace("{redis_path}", self.redis.path).replace("{pg}", self.pg))
                     self.try_going_on(command, box) if self.goes_on(command) else self.try_out(command, box)
         finally:
             shutil.rmtree(box)
 
     def assert_messages(self, command, stderr):
         """Silence, but for what is news, and for what the malformed events bring a plain pipe to say."""
-        news = r"s3-archive: july.state: complete|dlq-replay: \d letters go through .*"
+        news = r"s3-archive: july.state: complete|sql-read: reading.state: complete|dlq-replay: \d letters go through .*"
         news += r"|crawl: orders: \d+ keys, .*|crawl: orders.crawl: complete|listen: orders: the baseline is durable.*"
         news += r"|reconcile: equal: .*"
         if "--ack exit" in command:

@@ -113,6 +113,14 @@ class SqlRead(Case):
         process.stderr.close()
         self.assertEqual([json.loads(row)["k"] for row in rows], list(range(1, 200001)))
 
+    def test_a_run_that_has_failed_is_not_complete(self):
+        words = ("--table", "t", "--state", "s", "--", f"sql-write {self.pg.url} --table copy --column k=/k --column v=/v")
+        self.assertNotIn("complete", self.tool("sql-read", self.pg.url, *words, exit=2).stderr)
+        self.fill(10)
+        self.pg.sql("CREATE TABLE copy(k int PRIMARY KEY, v text)")
+        self.assertIn("s: complete", self.tool("sql-read", self.pg.url, *words).stderr)
+        self.assertEqual(self.pg.sql("SELECT count(*) FROM copy"), [["10"]])
+
     def test_give_up_ends_with_75(self):
         result = self.tool("sql-read", "postgresql://pipe@127.0.0.1:1/x", "--table", "t", "--give-up", "1ms", exit=75)
         self.assertIn("gave up: ", result.stderr)
