@@ -227,7 +227,7 @@ void HttpTransfer::conclude(CURLcode code, std::string const& reason, Time now) 
     response.cause = HttpCause::status;
   if (response.cause == HttpCause::status) {
     response.error = fmt::format("{}: status {}", public_url(url_), status);
-    if (status == 429 || status == 503) response.retry_after = parse_retry_after(response.header("Retry-After"), now);
+    if (status == 429 || status >= 500) response.retry_after = parse_retry_after(response.header("Retry-After"), now);
   } else if (response.cause != HttpCause::none) {
     response.error = redact(fmt::format("{}: {}", public_url(url_), reason.empty() ? why(code) : reason));
   }

@@ -52,7 +52,7 @@ std::string_view first_of(std::string_view text) {
 int main(int argc, char** argv) {
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   std::signal(SIGPIPE, SIG_IGN);
-  auto const takes = std::chrono::milliseconds(argc > 1 ? std::atoi(argv[1]) : 0);
+  auto const takes = std::chrono::milliseconds(argc > 1 ? std::strtol(argv[1], nullptr, 10) : 0);
   std::size_t const limit = argc > 2 ? std::strtoul(argv[2], nullptr, 10) : SIZE_MAX;
   int const listener = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address{};

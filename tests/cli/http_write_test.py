@@ -1,6 +1,7 @@
 """http-write against a service in the test, which records what it is asked and fails by rule."""
 import collections
 import json
+import os
 import pathlib
 import random
 import sys
@@ -254,6 +255,28 @@ class Answers(HttpWrite):
         self.assertEqual(done.exit, 0, done.stderr)
         self.assertIn("no answer within 500ms", done.stderr)
         self.assertEqual(set(server.documents), {"/orders/s1", "/orders/s2"})
+
+
+class Told(HttpWrite):
+    def test_a_position_is_told_stored_when_all_of_its_records_are_in_whatever_order(self):
+        """Records next to each other with one position came of one event, by a foreign filter that splits."""
+        def rule(asked, server):
+            first = [a.path for a in server.asked].count("/orders/s1") == 1
+            return 503 if asked.path == "/orders/s1" and first else None
+        server = self.server(rule)
+        reader, writer = os.pipe()
+        about = os.fstat(writer)
+        text = "".join(f'{{"delivery":"k7:{position}",' + lines(event(n, {}))[1:] for n, position in enumerate([1, 2, 2, 3, 4, 4]))
+        done = run([tool("http-write"), f"{server.url}/orders/{{subject}}"], text, pass_fds=[writer],
+                   env=dict(os.environ, RECEIPTS_FD=f"{writer}:{about.st_dev}:{about.st_ino}:k7", RECEIPTS_SOURCE="test"))
+        os.close(writer)
+        with open(reader, encoding="utf-8") as channel:
+            said = [json.loads(line) for line in channel]
+        self.assertEqual(done.exit, 0, done.stderr)
+        stored = [line["delivery"] for line in said if line.get("status") == "stored"]
+        self.assertEqual(sorted(p for one in stored for p in one.removeprefix("k7:").split(",")), ["1", "2", "3"])
+        self.assertEqual([line["delivery"] for line in said if line.get("status") == "last"], ["k7:4"])
+        self.assertIn("k7:2", ",".join(line["delivery"] for line in said if line.get("status") == "held"))
 
 
 class Load(HttpWrite):

@@ -28,23 +28,23 @@ struct Service {
 
   void run(Duration time) {
     for (Duration const end = now + time; now < end;) {
-      while (concurrency.may_start() && ends.size() < supply) {
+      while (concurrency.may_start() && ends_.size() < supply) {
         concurrency.started();
-        Reply const reply = serve(ends.size() + 1);
-        ends.emplace(now + reply.takes, std::pair{now, reply.answer});
-        most = std::max(most, ends.size());
+        Reply const reply = serve(ends_.size() + 1);
+        ends_.emplace(now + reply.takes, std::pair{now, reply.answer});
+        most = std::max(most, ends_.size());
       }
-      auto const first = ends.begin();
+      auto const first = ends_.begin();
       now = first->first;
       auto const [began, answer] = first->second;
-      ends.erase(first);
+      ends_.erase(first);
       concurrency.ended(answer, began, now);
       ++(answer == Answer::served ? served : refused);
     }
   }
 
  private:
-  std::multimap<Duration, std::pair<Duration, Answer>> ends;
+  std::multimap<Duration, std::pair<Duration, Answer>> ends_;
 };
 
 }  // namespace
