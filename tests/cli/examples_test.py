@@ -19,6 +19,7 @@ from harness import BIN, ROOT, Server, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
 from pg_server import Postgres  # noqa: E402
 from redis_server import Redis  # noqa: E402
+from rest_server import RestServer  # noqa: E402
 from rtdb_server import RtdbServer  # noqa: E402
 from s3_server import Swift  # noqa: E402
 
@@ -29,6 +30,7 @@ REPLACED = {"https://api/bsus/{id}/history?from={since}&to={until}": "{sim}/bsus
             "http://live/health": "{sim}/bsus/bsu-00001",
             "http://influx:8086": "{influx}",
             "https://shop.firebaseio.com": "{rtdb}",
+            "https://api/orders": "{rest}/orders",
             "redis://cache": "{redis}", "redis-cli -h cache": "redis-cli -s {redis_path}",
             "postgresql://old/": "{pg}old_", "postgresql://new/": "{pg}new_",
             "/var/lib/prometheus/node-exporter/": "./",
@@ -56,7 +58,7 @@ def of_manual(path):
     text = re.sub(r".\x08", "", page.stdout)
     if path.name != "inflight.7":
         text = re.search(r"^EXAMPLES\n(.*?)(?=^\S)", text, re.M | re.S)[1]
-    programs = [*TOOLS, "zcat", "zstdcat", "sqlite3", "redis-cli"]
+    programs = [*TOOLS, "jq", "zcat", "zstdcat", "sqlite3", "redis-cli"]
     lines = [line[5:] for line in text.splitlines()]
     kept, going_on = [], False
     for line in lines:
@@ -103,6 +105,8 @@ class Examples(unittest.TestCase):
             pg.sql(f"CREATE DATABASE {name}")
             pg.sql("CREATE TABLE reading(subject text, time timestamptz, power float8, PRIMARY KEY(subject,time));"
                    "INSERT INTO reading VALUES('bsu-1','2018-07-01T00:00:00Z',1.5)", name)
+        cls.rest = cls.enterClassContext(RestServer())
+        cls.rest.documents["/orders/o1"] = '{"id":"o1"}'
         cls.rtdb = cls.enterClassContext(RtdbServer("--documents", "20"))
         cls.change_for_ever()
         folder = tempfile.TemporaryDirectory(prefix="inflight-test-")
@@ -118,6 +122,8 @@ class Examples(unittest.TestCase):
         for name, text in {**dict(HERE_DOCUMENT.findall(README)), "units.txt": "bsu-00001\n", "token.txt": "Authorization: Bearer x\n",
                            "power.jq": ".bsu | {power: (.power | tonumber)}\n", "readings.ndjson": '{"unit":"u1","power":41.5}\n',
                            "orders.ndjson": '{"key":"o1","items":[{"sku":"a","count":1},{"sku":"b","count":2}]}\n',
+                           "orders.json": '[{"id":"o1"},{"id":"o2"}]\n', "token": "Authorization: Bearer x\n",
+                           "ids.ndjson": event(1, subject="o1", dataref=f"{cls.rest.url}/orders/o1", data=None).replace(', "data": null', ""),
                            "events.ndjson": event(50),
                            "fleet-2018.xml": "<f:fleet xmlns:f='x'><f:bsu><f:power>1</f:power></f:bsu></f:fleet>"}.items():
             (cls.world / name).write_text(text)
@@ -127,6 +133,7 @@ class Examples(unittest.TestCase):
         bad = [event(n, data="<bsu>\n&nbsp;</bsu>") for n in range(20, 23)]
         cls.prepare("s3-archive put archive/", "".join(events))
         cls.prepare("publish fleet/", "".join(events + bad))
+        cls.prepare("publish orders/", "".join(event(n, subject=f"o{n}", datacontenttype="application/json", data={"id": f"o{n}"}) for n in range(24)))
         cls.prepare("consume fleet/ --as data --until-empty -- 'xml2json | sql-write sqlite:data.db'")
         cls.prepare("xml2json | sql-write sqlite:fleet.db", "".join(events))
 
@@ -158,7 +165,8 @@ class Examples(unittest.TestCase):
                 with self.subTest(command=command):
                     for other, ours in REPLACED.items():
                         command = command.replace(other, ours.replace("{sim}", self.sim.url).replace("{influx}", self.influx.url).replace("{rtdb}", self.rtdb.url)
-                                                  .replace("{redis}", self.redis.url).replace("{redis_path}", self.redis.path).replace("{pg}", self.pg))
+                                                  .replace("{redis}", self.redis.url).replace("{redis_path}", self.redis.path).replace("{pg}", self.pg)
+                                                  .replace("{rest}", self.rest.url))
                     self.try_going_on(command, box) if self.goes_on(command) else self.try_out(command, box)
         finally:
             shutil.rmtree(box)
@@ -197,7 +205,7 @@ class Examples(unittest.TestCase):
         def at_work():
             self.assertIsNone(process.poll())
             if name:
-                listed = run(["consume", "fleet/", "--list"], cwd=box, env=self.environment).stdout
+                listed = run(["consume", words[1], "--list"], cwd=box, env=self.environment).stdout
                 found = re.search(rf"^{name} +(\d+) .*running$", listed, re.M)
                 return found and int(found[1]) >= 20
             return published() > size
