@@ -156,9 +156,12 @@ struct S3Client::State {
                          where,           request.query,
                          request.headers, request.file.fd >= 0 ? request.payload_sha256 : to_hex(sha256(request.body))};
     std::string const query = aws_query(request.query);
-    return {request.method, base + where + (query.empty() ? "" : "?" + query),
-            aws_signed_headers(aws, config.credentials, config.region, "s3", clock.now() + skew), request.body,
-            request.file, request.once};
+    return {request.method,
+            base + where + (query.empty() ? "" : "?" + query),
+            aws_signed_headers(aws, config.credentials, config.region, "s3", clock.now() + skew),
+            request.body,
+            request.file,
+            request.once};
   }
 
   S3Answer read(S3Request const& request, HttpResponse& response) {

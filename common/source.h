@@ -26,7 +26,7 @@ struct SourceOptions {
   // With a pipeline: called when no other run of the same state is at work, before the state is read. May set
   // `identity`.
   std::function<Status(SourceOptions&)> prepare;
-  bool marks = false;    // events have marks
+  bool marks = false;  // events have marks
 
   // -- PIPELINE and what goes with it, --limit, --dead-letters, and --state where `with_state`
   void add_to(Cli& cli, bool with_state);
