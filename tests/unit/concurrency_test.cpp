@@ -59,7 +59,7 @@ TEST_CASE("it starts at one, and reaches its ceiling where latency holds, never 
 }
 
 TEST_CASE("just below a hard limit it is at 80 % or more of the best, and refused seldom") {
-  for (std::size_t const hard : {2, 5, 17, 100}) {
+  for (std::size_t const hard : {2U, 5U, 17U, 100U}) {
     CAPTURE(hard);
     Service service(256, [=](std::size_t under_way) {
       return under_way > hard ? Service::Reply{milliseconds(1), Concurrency::Answer::refused}

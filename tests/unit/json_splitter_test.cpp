@@ -54,7 +54,7 @@ TEST_CASE("JSON is taken apart the same however it comes in pieces") {
       {R"({"data":null})", "1 data=null\n"},
   };
   for (auto const& one : cases) {
-    for (std::size_t piece : {1, 2, 3, 7, 1000})
+    for (std::size_t piece : {1U, 2U, 3U, 7U, 1000U})
       CHECK_MESSAGE(split(one.json, piece) == one.seen, one.json << " by " << piece);
   }
 }
@@ -62,7 +62,7 @@ TEST_CASE("JSON is taken apart the same however it comes in pieces") {
 TEST_CASE("What is no JSON, or not all of it, is told") {
   for (char const* json : {"<html>", R"({"a":1,})", R"({"a" 1})", R"({a:1})", R"({"a":01})", R"({"a":tru})", "{} {}",
                            R"({"\x":1})", "[1 2]"}) {
-    for (std::size_t piece : {1, 1000}) CHECK_MESSAGE(split(json, piece).find("!no JSON") != std::string::npos, json);
+    for (std::size_t piece : {1U, 1000U}) CHECK_MESSAGE(split(json, piece).find("!no JSON") != std::string::npos, json);
   }
   for (char const* json : {"", "{", R"({"a")", R"({"a":{)", R"({"a":"x)", "[1,"})
     CHECK_MESSAGE(split(json, 3).find("!the answer ended") != std::string::npos, json);

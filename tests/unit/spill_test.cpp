@@ -41,7 +41,7 @@ std::vector<Entry> sorted(std::vector<Entry> const& entries, std::uint64_t memor
 }  // namespace
 
 TEST_CASE("Entries come in order, whatever fits into memory") {
-  for (std::size_t const count : {0, 1, 2, 1000, 4096, 4097, 100'000}) {
+  for (std::size_t const count : {0U, 1U, 2U, 1000U, 4096U, 4097U, 100'000U}) {
     for (std::uint64_t const keys : {1ULL, 10ULL, ~0ULL}) {
       auto entries = random_entries(count, keys);
       for (std::uint64_t const memory : {1ULL, 160ULL, 65'536ULL, 1ULL << 30}) {
