@@ -260,7 +260,8 @@ class Throttle {
     auto const size = read_at(state_.get(), text, sizeof text - 1, 0, options_.state);
     if (!size) return size.status();
     Duration const now = io_.clock.steady();
-    auto const due = parse_rfc3339(std::string_view(text, *size).substr(0, std::string_view(text, *size).find('\n')));
+    std::string_view const kept(text, *size);
+    auto const due = parse_rfc3339(kept.substr(0, kept.find_first_of(" \n")));
     if (!due) return {};
     // The last write of whoever was killed may have ended later than it planned to: after this nothing can be too soon.
     Duration const least = std::min<Duration>(options_.limits.min_interval, kRestart);

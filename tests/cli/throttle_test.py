@@ -158,6 +158,14 @@ class State(Test):
                 third.wait()
             state.unlink()
 
+    def test_a_time_of_any_length_is_waited_for(self):
+        for fraction in "", ".5", ".123456789":
+            state = self.dir / "state"
+            state.write_text((time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + 3000)) + fraction + "Z").ljust(30) + "\n")
+            process = self.start("--min-interval", "1h", "--state", str(state))
+            self.feed(process, event(1) + "\n")
+            self.assertTrue(self.silent(process))
+
     def test_a_time_far_ahead_is_no_longer_than_one_record_waits(self):
         state = self.dir / "state"
         state.write_text("2200-01-01T00:00:00Z".ljust(30) + "\n")
