@@ -23,8 +23,9 @@ class Source:
         self.settled, self.held, self.statuses = set(), set(), []
         self.runs = 0
 
-    def run(self, rng, options=(), kill=False, everything=False, preexec=None, patience=0.03):
-        """Delivers what is not settled. Returns the exit status. With `kill`, SIGKILL at a random moment, at most `patience` after all was written."""
+    def run(self, rng, options=(), kill=False, everything=False, preexec=None, patience=0.03, forget=False):
+        """Delivers what is not settled. Returns the exit status. With `kill`, SIGKILL at a random moment, at most `patience` after all was written.
+        With `forget` the source is killed, too, before it has kept what it heard."""
         self.runs += 1
         token = f"k{self.runs}"
         reading, writing = os.pipe()
@@ -66,7 +67,7 @@ class Source:
         process.stderr.close()
         status = process.wait(60)
         reader.join(60)
-        for text in told:
+        for text in [] if forget else told:
             self.hear(json.loads(text), token, status)
         return status
 

@@ -275,7 +275,7 @@ class BelowASource(Folder):
 
                 for _ in range(rng.randrange(1, 6)):
                     before = len(source.settled)
-                    status = source.run(rng, options(), kill=True)
+                    status = source.run(rng, options(), kill=True, forget=rng.random() < 0.3)
                     self.assertIn(status, (-signal.SIGKILL, 0), source.stderr)
                     self.assertGreaterEqual(len(source.settled), before)
                     there = lines(archive)  # whatever is visible is whole: zstd reads it
