@@ -151,16 +151,17 @@ class SqlRead(Case):
         seed = int(os.environ.get("SEED", random.randrange(1 << 32)))
         chance = random.Random(seed)
         self.fill(30000)
+        self.pg.sql("UPDATE t SET v = v || repeat('x', 400)")  # more than what is on its way
         self.pg.sql("CREATE TABLE copy(k int PRIMARY KEY, v text)")
         command = [tool("sql-read"), self.pg.url, "--table", "t", "--state", "s", "--takeover", "5s", "--",
-                   f"sql-write {self.pg.url} --table copy --column k=/k --column v=/v --batch-records 500"]
+                   f"sql-write {self.pg.url} --table copy --column k=/k --column v=/v --batch-records 50"]  # long enough for a kill
         under_way = 0
-        for _ in range(6):
+        for killed in range(6):
             process = subprocess.Popen(command, env=self.environment, cwd=self.folder, start_new_session=True)
             before = int(self.pg.sql("SELECT count(*) FROM copy")[0][0])
             wait_for(lambda: process.poll() is not None or int(self.pg.sql("SELECT count(*) FROM copy")[0][0]) > before, what="progress")
             time.sleep(chance.random() * 0.05)
-            process.kill() if chance.random() < 0.7 else process.terminate()
+            process.kill() if killed == 0 or chance.random() < 0.7 else process.terminate()
             process.wait()
             under_way += int(self.pg.sql("SELECT count(*) FROM copy")[0][0]) < 30000
             self.pg.sql(f"DELETE FROM t WHERE k IN (SELECT k FROM t ORDER BY k LIMIT {chance.randrange(300)}) AND k IN (SELECT k FROM copy)")
