@@ -1,12 +1,8 @@
 #include "common/archive_get.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <stdlib.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -17,6 +13,7 @@
 #include "common/archive.h"
 #include "common/messages.h"
 #include "common/record.h"
+#include "common/spill.h"
 
 namespace inflight {
 
@@ -118,39 +115,22 @@ class MemoryRun final : public Run {
   std::vector<Entry> entries_;
 };
 
-// In a temporary file without a name.
+// In a temporary file.
 class FileRun final : public Run {
  public:
   static Result<std::unique_ptr<Run>> write(Run& from) {
     auto run = std::make_unique<FileRun>();
-    char const* const folder = std::getenv("TMPDIR");
-    run->name_ = fmt::format("{}/s3-archive.XXXXXX", folder != nullptr && *folder != '\0' ? folder : "/var/tmp");
-    run->fd_.reset(::mkostemp(run->name_.data(), O_CLOEXEC));
-    if (!run->fd_) return Status::from_errno(run->name_, errno);
-    if (Status status = real_disk().remove(run->name_); !status.ok()) return status;
-    std::string buffer;
     for (;;) {
       auto more = from.next();
       if (!more) return more.status();
-      if (*more) {
-        Head const head{from.item().time.ns, static_cast<std::uint32_t>(from.item().line.size()),
-                        from.item().identified};
-        buffer.append(reinterpret_cast<char const*>(&head), sizeof head);
-        if (from.item().line.size() > kLongRecord) {
-          Status status = write_all(run->fd_.get(), buffer, run->name_);
-          if (status.ok()) status = write_all(run->fd_.get(), from.item().line, run->name_);
-          if (!status.ok()) return status;
-          buffer.clear();
-        } else {
-          buffer.append(from.item().line);
-        }
-      }
-      if (buffer.size() >= (1 << 20) || !*more) {
-        if (Status status = write_all(run->fd_.get(), buffer, run->name_); !status.ok()) return status;
-        buffer.clear();
-      }
-      if (!*more) return std::unique_ptr<Run>(std::move(run));
+      if (!*more) break;
+      Head const head{from.item().time.ns, static_cast<std::uint32_t>(from.item().line.size()), from.item().identified};
+      Status status = run->file_.append({reinterpret_cast<char const*>(&head), sizeof head});
+      if (status.ok()) status = run->file_.append(from.item().line);
+      if (!status.ok()) return status;
     }
+    if (Status status = run->file_.flush(); !status.ok()) return status;
+    return std::unique_ptr<Run>(std::move(run));
   }
 
   Result<bool> next() override {
@@ -166,7 +146,7 @@ class FileRun final : public Run {
   Status load() override {
     auto there = need(size_);
     if (!there) return there.status();
-    if (!*there) return Status::defect(name_ + ": is shorter than it was");
+    if (!*there) return Status::defect("a temporary file ends within a record");
     item_.line = {buffer_.data() + begin_, size_};
     begin_ += size_;
     return {};
@@ -186,15 +166,15 @@ class FileRun final : public Run {
     begin_ = 0;
     buffer_.resize(std::max({size, kFileBuffer, end_}) + kRecordPadding);
     if (buffer_.capacity() > kLongRecord) buffer_.shrink_to_fit();
-    auto got = read_at(fd_.get(), buffer_.data() + end_, buffer_.size() - kRecordPadding - end_, offset_, name_);
-    if (!got) return got.status();
-    offset_ += *got;
-    end_ += *got;
+    auto const more = static_cast<std::size_t>(
+        std::min<std::uint64_t>(buffer_.size() - kRecordPadding - end_, file_.size() - offset_));
+    if (Status status = file_.read(buffer_.data() + end_, more, offset_); !status.ok()) return status;
+    offset_ += more;
+    end_ += more;
     return end_ >= size;
   }
 
-  std::string name_;
-  Fd fd_;
+  SpillFile file_{temporary_folder()};
   std::vector<char> buffer_;
   std::size_t begin_ = 0, end_ = 0;
   std::size_t size_ = 0;  // of the item's line

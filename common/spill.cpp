@@ -28,7 +28,7 @@ Result<Fd> make_file(std::string const& folder) {
 
 std::string temporary_folder() {
   char const* const folder = std::getenv("TMPDIR");
-  return folder != nullptr && *folder != '\0' ? folder : "/tmp";
+  return folder != nullptr && *folder != '\0' ? folder : "/var/tmp";
 }
 
 Status check_temporary_folder(std::string const& folder) { return make_file(folder).status(); }
@@ -38,6 +38,16 @@ Status SpillFile::append(std::string_view bytes) {
     buffer_.append(bytes);
     return {};
   }
+  return write(bytes);
+}
+
+Status SpillFile::flush() {
+  Status status = write({});
+  std::string().swap(buffer_);
+  return status;
+}
+
+Status SpillFile::write(std::string_view bytes) {
   if (!fd_) {
     auto made = make_file(folder_);
     if (!made) return made.status();

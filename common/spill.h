@@ -13,7 +13,7 @@
 
 namespace inflight {
 
-// TMPDIR, or /tmp.
+// TMPDIR, or /var/tmp: what does not fit into memory does not belong into a /tmp that is memory.
 [[nodiscard]] std::string temporary_folder();
 // Code::usage where no file can be made there.
 [[nodiscard]] Status check_temporary_folder(std::string const& folder);
@@ -24,12 +24,15 @@ class SpillFile {
  public:
   explicit SpillFile(std::string folder) : folder_(std::move(folder)) {}
   [[nodiscard]] Status append(std::string_view bytes);
+  // Nothing of it is in memory any more.
+  [[nodiscard]] Status flush();
   // All of `size` bytes, which have been appended.
   [[nodiscard]] Status read(char* to, std::size_t size, std::uint64_t offset) const;
   [[nodiscard]] std::uint64_t size() const { return written_ + buffer_.size(); }
 
  private:
   static constexpr std::size_t kBuffer = 1 << 20;
+  [[nodiscard]] Status write(std::string_view bytes);  // of the buffer, and then these
   std::string folder_;
   Fd fd_;
   std::uint64_t written_ = 0;
