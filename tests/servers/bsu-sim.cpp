@@ -1,13 +1,10 @@
 // bsu-sim: a fleet of battery storage units that answers XML over HTTP, well or badly, as told.  Help: bsu-sim --help
-#include <fmt/format.h>
 #include <CLI/CLI.hpp>
-
-#include <csignal>
-#include <cstdio>
-#include <stdexcept>
+#include <functional>
 
 #include "tests/servers/bsu_options.h"
 #include "tests/servers/bsu_server.h"
+#include "tests/servers/sim_main.h"
 
 namespace inflight::sim {
 namespace {
@@ -52,44 +49,17 @@ void add_options(CLI::App& app, Options& o) {
       "POST /control?reset=stats");
 }
 
-int run(Options const& options) {
-  // Blocked before any thread starts, so that only sigwait below takes them.
-  sigset_t stop;
-  sigemptyset(&stop);
-  sigaddset(&stop, SIGTERM);
-  sigaddset(&stop, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-
-  Sim sim(options);
-  sim.start();
-  if (!options.devices.empty()) sim.write_devices(options.devices);
-  fmt::print("bsu-sim: listening on http://127.0.0.1:{}\n", sim.port());
-  std::fflush(stdout);
-  int got = 0;
-  sigwait(&stop, &got);
-  return 0;
-}
-
 }  // namespace
 }  // namespace inflight::sim
 
 int main(int argc, char** argv) {
-  CLI::App app;
   inflight::sim::Options options;
-  inflight::sim::add_options(app, options);
-  try {
-    app.parse(argc, argv);
-    return inflight::sim::run(options);
-  } catch (CLI::ParseError const& e) {
-    if (e.get_exit_code() == 0) return app.exit(e);  // --help
-    fmt::print(stderr, "bsu-sim: {}\n", e.what());
-    return 2;
-  } catch (std::invalid_argument const& e) {
-    fmt::print(stderr, "bsu-sim: {}\n", e.what());
-    return 2;
-  } catch (std::exception const& e) {
-    fmt::print(stderr, "bsu-sim: {}\n", e.what());
-    return 1;
-  }
+  auto const add = [&](CLI::App& app) { inflight::sim::add_options(app, options); };
+  return inflight::sim::sim_main(argc, argv, "bsu-sim", add,
+                                 [&](std::function<void(unsigned port)> const& until_stopped) {
+                                   inflight::sim::Sim sim(options);
+                                   sim.start();
+                                   if (!options.devices.empty()) sim.write_devices(options.devices);
+                                   until_stopped(sim.port());
+                                 });
 }

@@ -1,13 +1,10 @@
 // rtdb-emulator: the REST API of the Firebase Realtime Database on loopback, which can be told to fail.  Help:
 // rtdb-emulator --help
-#include <fmt/format.h>
 #include <CLI/CLI.hpp>
-
-#include <csignal>
-#include <cstdio>
-#include <stdexcept>
+#include <functional>
 
 #include "tests/servers/rtdb_server.h"
+#include "tests/servers/sim_main.h"
 
 namespace inflight::sim {
 namespace {
@@ -36,43 +33,16 @@ void add_options(CLI::App& app, RtdbOptions& o) {
       "POST /control?reset=stats");
 }
 
-int run(RtdbOptions const& options) {
-  // Blocked before any thread starts, so that only sigwait below takes them.
-  sigset_t stop;
-  sigemptyset(&stop);
-  sigaddset(&stop, SIGTERM);
-  sigaddset(&stop, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-
-  Rtdb rtdb(options);
-  rtdb.start();
-  fmt::print("rtdb-emulator: listening on http://127.0.0.1:{}\n", rtdb.port());
-  std::fflush(stdout);
-  int got = 0;
-  sigwait(&stop, &got);
-  return 0;
-}
-
 }  // namespace
 }  // namespace inflight::sim
 
 int main(int argc, char** argv) {
-  CLI::App app;
   inflight::sim::RtdbOptions options;
-  inflight::sim::add_options(app, options);
-  try {
-    app.parse(argc, argv);
-    return inflight::sim::run(options);
-  } catch (CLI::ParseError const& e) {
-    if (e.get_exit_code() == 0) return app.exit(e);  // --help
-    fmt::print(stderr, "rtdb-emulator: {}\n", e.what());
-    return 2;
-  } catch (std::invalid_argument const& e) {
-    fmt::print(stderr, "rtdb-emulator: {}\n", e.what());
-    return 2;
-  } catch (std::exception const& e) {
-    fmt::print(stderr, "rtdb-emulator: {}\n", e.what());
-    return 1;
-  }
+  auto const add = [&](CLI::App& app) { inflight::sim::add_options(app, options); };
+  return inflight::sim::sim_main(argc, argv, "rtdb-emulator", add,
+                                 [&](std::function<void(unsigned port)> const& until_stopped) {
+                                   inflight::sim::Rtdb rtdb(options);
+                                   rtdb.start();
+                                   until_stopped(rtdb.port());
+                                 });
 }
