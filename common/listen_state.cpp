@@ -103,10 +103,17 @@ Status ListenState::begin() {
   return status;
 }
 
+Status ListenState::whole(Status status) {
+  if (status.ok()) return status;
+  file_.rollback();
+  dirty_ = false;
+  return status;
+}
+
 Status ListenState::commit() {
   if (!dirty_) return {};
-  Status status = file_.execute("COMMIT");
-  dirty_ = !status.ok();
+  Status status = whole(file_.execute("COMMIT"));
+  dirty_ = false;
   return status;
 }
 
@@ -116,7 +123,7 @@ Status ListenState::begin_snapshot() {
   seen_count_ = 0;
   if (baseline_) return {};
   if (Status status = begin(); !status.ok()) return status;
-  return file_.execute("DELETE FROM documents");  // of a snapshot that was cut
+  return whole(file_.execute("DELETE FROM documents"));  // of a snapshot that was cut
 }
 
 void ListenState::cut_snapshot() {
@@ -141,7 +148,13 @@ Result<std::optional<ListenState::Known>> ListenState::find(std::string_view key
   return std::optional(std::move(known));
 }
 
-Status ListenState::saw(std::string_view key, std::string_view digest) {
+Status ListenState::saw(std::string_view key, std::string_view digest) { return whole(note(key, digest)); }
+
+Status ListenState::saw_part(std::string_view key) { return saw(key, {}); }
+
+Status ListenState::saw_deletion(std::string_view key) { return whole(note_deletion(key)); }
+
+Status ListenState::note(std::string_view key, std::string_view digest) {
   auto const known = find(key);
   if (!known) return known.status();
   if (*known && !digest.empty() && (*known)->digest == digest) {
@@ -159,9 +172,7 @@ Status ListenState::saw(std::string_view key, std::string_view digest) {
   return baseline_ ? pend(key, false) : Status{};
 }
 
-Status ListenState::saw_part(std::string_view key) { return saw(key, {}); }
-
-Status ListenState::saw_deletion(std::string_view key) {
+Status ListenState::note_deletion(std::string_view key) {
   auto const known = find(key);
   if (!known) return known.status();
   if (Status status = begin(); !status.ok()) return status;
@@ -171,7 +182,9 @@ Status ListenState::saw_deletion(std::string_view key) {
   return baseline_ ? pend(key, true) : Status{};
 }
 
-Status ListenState::end_snapshot() {
+Status ListenState::end_snapshot() { return whole(note_rest()); }
+
+Status ListenState::note_rest() {
   std::int64_t at = 0;
   for (bool more = baseline_; more;) {
     std::vector<std::pair<std::int64_t, std::string>> gone;
@@ -187,7 +200,7 @@ Status ListenState::end_snapshot() {
       if (index >= seen_.size() || !seen_[index]) gone.emplace_back(at, unseen_.bytes(1));
     }
     for (auto const& [number, key] : gone) {
-      if (Status status = saw_deletion(key); !status.ok()) return status;
+      if (Status status = note_deletion(key); !status.ok()) return status;
     }
   }
   cut_snapshot();
@@ -226,7 +239,7 @@ Result<std::vector<ListenState::Pending>> ListenState::pending(std::uint64_t fro
 
 Status ListenState::settled(std::uint64_t cursor) {
   if (Status status = begin(); !status.ok()) return status;
-  return settle_.bind(1, static_cast<std::int64_t>(cursor)).run();
+  return whole(settle_.bind(1, static_cast<std::int64_t>(cursor)).run());
 }
 
 }  // namespace inflight

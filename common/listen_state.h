@@ -32,7 +32,8 @@ class ListenState {
   // Whether a whole snapshot has been taken: from then on changes are noticed, and made pending.
   [[nodiscard]] bool has_baseline() const { return baseline_; }
 
-  // What is seen goes into a transaction, durable with commit().
+  // What is seen goes into a transaction, durable with commit(). What fails takes back all of it: a digest never moves
+  // on without its mark, and the next snapshot tells again.
   [[nodiscard]] bool dirty() const { return dirty_; }
   [[nodiscard]] Status commit();
 
@@ -61,6 +62,11 @@ class ListenState {
     std::string digest;
   };
   Status begin();
+  // `status`, and nothing is left of the transaction where it is a failure.
+  Status whole(Status status);
+  Status note(std::string_view key, std::string_view digest);
+  Status note_deletion(std::string_view key);
+  Status note_rest();
   Result<std::optional<Known>> find(std::string_view key);
   Status pend(std::string_view key, bool deleted);
   void mark(std::int64_t number);

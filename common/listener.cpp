@@ -158,6 +158,7 @@ class Listener final : public EventStream::Handler, public JsonSplitter::Handler
     if (event == "put" || event == "patch") {
       Status status = splitter_.finish();
       path_.clear();
+      if (status.ok()) status = std::exchange(problem_, {});
       if (status.ok() && state_.in_snapshot()) status = end_snapshot();
       if (status.ok()) status = state_.commit();
       return state_error(status);

@@ -22,11 +22,11 @@ struct SqlReadOptions {
 class SqlRows {
  public:
   virtual ~SqlRows() = default;
-  // Connects, and begins behind the row of this key (as next() gave it), or with the first one. Code::temporary: not
-  // there, busy. Code::usage: no such table or column, no permission, no key.
+  // Connects, and begins with the rows of this key (as next() gave it), which are also those whose key is the same to
+  // the database though not to the letter; empty: with the first row. Code::temporary: not there, busy. Code::usage: no
+  // such table or column, no permission, no key.
   [[nodiscard]] virtual Status start(std::string const& after) = 0;
-  // False after the last row. Code::temporary: start again behind the last one. Code::usage: the key is none: two rows
-  // have it, or a NULL is in it.
+  // False after the last row. Code::temporary: start again at the last one. Code::usage: a NULL is in the key.
   [[nodiscard]] virtual Result<bool> next(std::string& line, std::string& key) = 0;
 
   // Opens nothing. Code::usage: the options are wrong.

@@ -16,7 +16,6 @@ class PostgresRows final : public SqlRows {
 
   // One statement, whose rows come as they are asked for; a lock or a snapshot is kept no longer than it.
   Status start(std::string const& after) override {
-    last_ = after;
     if (Status status = pg_.connect(); !status.ok()) return status;
     if (from_.empty()) {
       if (Status status = look_up(); !status.ok()) return status;
@@ -40,7 +39,8 @@ class PostgresRows final : public SqlRows {
         !status.ok()) {
       return status;
     }
-    std::string const where = after.empty() ? "" : fmt::format(" WHERE ({})>({})", key, places);
+    // NULLs come last, and are neither behind a key nor before it.
+    std::string const where = after.empty() ? "" : fmt::format(" WHERE ({})>=({}){}", key, places, or_null_);
     return operators(
         pg_.start(fmt::format("SELECT row_to_json(o){} FROM {} r CROSS JOIN LATERAL (SELECT {}) o{} ORDER BY {}", texts,
                               from_, output(), where, key),
@@ -66,8 +66,6 @@ class PostgresRows final : public SqlRows {
       values.push_back(*fields_[i + 1]);
     }
     key = values.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-    if (key == last_) return Status::usage(fmt::format("{}: two rows of key {}", pg_.name(), key));
-    last_ = key;
     return true;
   }
 
@@ -86,6 +84,8 @@ class PostgresRows final : public SqlRows {
   }
 
   Status look_up() {
+    or_null_.clear();
+    for (std::string const& column : selection_.key) or_null_ += fmt::format(" OR r.{} IS NULL", pg_name(column));
     if (selection_.table.empty()) {
       from_ = fmt::format("({}\n)", selection_.query);
       return {};
@@ -119,7 +119,8 @@ class PostgresRows final : public SqlRows {
 
   Pg pg_;
   SqlSelection selection_;
-  std::string from_, last_;
+  std::string from_;
+  std::string or_null_;  // in the condition of a key that may hold NULLs, as a primary key does not
   std::vector<std::optional<std::string_view>> fields_;
 };
 

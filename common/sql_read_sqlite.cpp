@@ -19,7 +19,6 @@ class SqliteRows final : public SqlRows {
   SqliteRows(std::string file, SqlSelection selection) : file_(std::move(file)), selection_(std::move(selection)) {}
 
   Status start(std::string const& after) override {
-    last_ = after;
     statement_.reset();
     sqlite3* opened = nullptr;
     int const code = sqlite3_open_v2(file_.c_str(), &opened, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, nullptr);
@@ -41,7 +40,7 @@ class SqliteRows final : public SqlRows {
     std::string const from =
         selection_.table.empty() ? fmt::format("({}\n)", selection_.query) : pg_name(selection_.table);
     std::string const sql = fmt::format("SELECT {}{} FROM {} r{} ORDER BY {}", key, columns.empty() ? ",r.*" : columns,
-                                        from, after.empty() ? "" : fmt::format(" WHERE ({})>({})", key, places), key);
+                                        from, after.empty() ? "" : fmt::format(" WHERE ({})>=({})", key, places), key);
     sqlite3_stmt* statement = nullptr;
     int const prepared = sqlite3_prepare_v2(opened, sql.c_str(), -1, &statement, nullptr);
     statement_.reset(statement);
@@ -81,8 +80,6 @@ class SqliteRows final : public SqlRows {
       append(key, row, i);
     }
     key += ']';
-    if (key == last_) return Status::usage(fmt::format("sqlite:{}: two rows of key {}", file_, key));
-    last_ = key;
     line = "{";
     for (std::size_t i = 0; i < names_.size(); ++i) {
       if (i > 0) line += ',';
@@ -155,7 +152,6 @@ class SqliteRows final : public SqlRows {
   Handle<sqlite3, sqlite3_close_v2> db_;
   Handle<sqlite3_stmt, sqlite3_finalize> statement_;
   std::vector<std::string> names_;
-  std::string last_;
 };
 
 }  // namespace

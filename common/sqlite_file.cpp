@@ -103,7 +103,7 @@ Status SqliteFile::open(std::string const& path, How how) {
   sqlite3_busy_timeout(opened, 10'000);
   if (Status status = execute("PRAGMA cache_size=-8192"); !status.ok()) return status;
   if (how == How::read) return execute("SELECT count(*) FROM sqlite_schema");
-  if (path.empty()) return execute("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF");
+  if (path.empty()) return execute("PRAGMA synchronous=OFF");
   return execute(how == How::appended ? "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL"
                                       : "PRAGMA journal_mode=DELETE; PRAGMA synchronous=EXTRA");
 }
@@ -125,6 +125,10 @@ Status SqliteFile::prepare(char const* sql, SqliteStatement& statement) {
 }
 
 std::int64_t SqliteFile::last_id() const { return sqlite3_last_insert_rowid(state_->db.get()); }
+
+void SqliteFile::rollback() {
+  if (sqlite3_get_autocommit(state_->db.get()) == 0) (void)execute("ROLLBACK");
+}
 
 Status SqliteFile::remove(std::string const& path) {
   for (char const* suffix : {"", "-wal", "-shm", "-journal"}) {

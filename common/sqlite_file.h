@@ -53,6 +53,8 @@ class SqliteFile {
   [[nodiscard]] Status execute(char const* sql);
   [[nodiscard]] Status prepare(char const* sql, SqliteStatement& statement);
   [[nodiscard]] std::int64_t last_id() const;
+  // Takes back a transaction that has begun, unless SQLite has (a full disk may make it).
+  void rollback();
 
   // Removes such a file with what SQLite keeps beside it.
   [[nodiscard]] static Status remove(std::string const& path);

@@ -3,6 +3,8 @@
 
 #include <poll.h>
 
+#include <utility>
+
 #include "common/messages.h"
 #include "common/metrics.h"
 #include "common/retry.h"
@@ -19,7 +21,8 @@ using namespace inflight;
 // All rows, again and again from behind the last one where the database fails for a while.
 class Reading {
  public:
-  Reading(Io& io, SqlRows& rows, Duration give_up) : io_(io), rows_(rows), give_up_(give_up) {}
+  Reading(Io& io, SqlRows& rows, std::string name, Duration give_up)
+      : io_(io), rows_(rows), name_(std::move(name)), give_up_(give_up) {}
 
   Status run(Outlet& outlet) {
     after_ = outlet.mark();
@@ -32,12 +35,15 @@ class Reading {
 
  private:
   Status read(Outlet& outlet) {
-    if (Status status = rows_.start(after_); !status.ok()) return status;
+    std::string const done = after_;
+    if (Status status = rows_.start(done); !status.ok()) return status;
     std::string line, key;
-    for (;;) {
+    for (bool skipped = false;;) {
       auto more = rows_.next(line, key);
       if (!more) return more.status();
       if (!*more) return {};
+      if (key == done && !std::exchange(skipped, true)) continue;
+      if (key == done || key == after_) return Status::usage(fmt::format("{}: two rows of key {}", name_, key));
       if (Status status = outlet.put(line, key); !status.ok()) return status;
       after_ = key;
       failing_since_.reset();
@@ -60,6 +66,7 @@ class Reading {
 
   Io& io_;
   SqlRows& rows_;
+  std::string name_;  // of the database
   Duration give_up_;
   std::string after_;  // the key of the last row
   std::optional<Duration> failing_since_;
@@ -90,7 +97,7 @@ Exit run(Cli& cli, Io& io) {
   source.identity =
       fmt::format("sql-read {} {} by {}", public_url(options.url), options.table + options.query, options.key);
   Progress const progress(cli.common());
-  Reading reading(io, **rows, give_up);
+  Reading reading(io, **rows, public_url(options.url), give_up);
   return run_source(io, source, [&](Outlet& outlet) { return reading.run(outlet); });
 }
 

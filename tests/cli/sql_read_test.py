@@ -121,6 +121,32 @@ class SqlRead(Case):
         self.assertIn("s: complete", self.tool("sql-read", self.pg.url, *words).stderr)
         self.assertEqual(self.pg.sql("SELECT count(*) FROM copy"), [["10"]])
 
+    def test_a_key_that_is_none_ends_the_same_line_with_2_however_often_and_never_with_complete(self):
+        """The row that shares its key with the last one, or has none, is not behind it."""
+        self.pg.sql("CREATE TABLE t(a int, b numeric, c int); INSERT INTO t VALUES(1,1,1),(1,1,2); CREATE TABLE copy(a int, b numeric, c int)")
+        self.tool("sql-write", self.urls()[1], "--create", "--table", "t", stdin='{"a":1,"b":1,"c":1}\n{"a":1,"b":1,"c":2}\n')
+        sink = f"sql-write {self.pg.url} --table copy --column a=/a --column b=/b --column c=/c"
+        for url in self.urls():
+            for again in range(3):
+                with self.subTest(url=url, again=again):
+                    ended = self.tool("sql-read", url, "--table", "t", "--key", "a,b", "--state", f"s{url[:2]}", "--", sink, exit=2)
+                    self.assertIn("two rows of key", ended.stderr)
+        self.pg.sql("DELETE FROM t; INSERT INTO t VALUES(1,1,1),(1,NULL,2),(NULL,3,3)")
+        for key in ("a,b", "b", "a"):
+            self.pg.sql("DELETE FROM t WHERE a=1 AND b IS NULL" if key == "a" else "")
+            for again in range(3):
+                with self.subTest(key=key, again=again):
+                    ended = self.tool("sql-read", self.pg.url, "--table", "t", "--key", key, "--state", f"null{key}", "--", sink, exit=2)
+                    self.assertIn("a NULL in ", ended.stderr)
+
+    def test_rows_whose_keys_are_the_same_to_the_database_though_not_to_the_letter_are_all_copied(self):
+        self.pg.sql("CREATE TABLE t(n numeric, v int); INSERT INTO t VALUES(1.0,1),(1.00,2),(1.000,3),(2,4); CREATE TABLE copy(v int PRIMARY KEY)")
+        for _ in range(3):  # one of the same key may come again
+            self.tool("sql-read", self.pg.url, "--table", "t", "--key", "n", "--state", "s", "--limit", "1", "--",
+                      f"sql-write {self.pg.url} --table copy --column v=/v")
+        self.tool("sql-read", self.pg.url, "--table", "t", "--key", "n", "--state", "s", "--", f"sql-write {self.pg.url} --table copy --column v=/v")
+        self.assertEqual(self.pg.sql("SELECT v FROM copy ORDER BY v"), [["1"], ["2"], ["3"], ["4"]])
+
     def test_give_up_ends_with_75(self):
         result = self.tool("sql-read", "postgresql://pipe@127.0.0.1:1/x", "--table", "t", "--give-up", "1ms", exit=75)
         self.assertIn("gave up: ", result.stderr)

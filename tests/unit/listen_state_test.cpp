@@ -115,4 +115,34 @@ TEST_CASE("what is pending survives, its position is used once, and what a run b
   CHECK(other.open(file.path, "there").code() == Code::usage);
 }
 
+TEST_CASE("a write that fails, as on a full disk, takes its transaction with it: no digest moves on without its mark") {
+  for (std::string const extent : {"ABORT", "ROLLBACK"}) {  // of the statement, or of all, as SQLite chooses
+    CAPTURE(extent);
+    StateFile const file;
+    ListenState state(system_clock());
+    REQUIRE(state.open(file.path, "here"));
+    baseline(state);
+    SqliteFile other;
+    REQUIRE(other.open(file.path, SqliteFile::How::appended));
+    std::string const fails =
+        "CREATE TRIGGER full BEFORE INSERT ON pending WHEN NEW.key=CAST('b' AS BLOB) BEGIN SELECT "
+        "RAISE(" +
+        extent + ",'full'); END";
+    REQUIRE(other.execute(fails.c_str()));
+    REQUIRE(state.saw("a", "1"));
+    CHECK_FALSE(state.saw("b", "1"));
+    CHECK_FALSE(state.dirty());
+    CHECK(state.commit());
+    CHECK(pending(state).empty());
+    REQUIRE(other.execute("DROP TRIGGER full"));
+    REQUIRE(state.begin_snapshot());
+    REQUIRE(state.saw("a", "1"));
+    REQUIRE(state.saw("b", "1"));
+    REQUIRE(state.saw("c", "0"));
+    REQUIRE(state.end_snapshot());
+    REQUIRE(state.commit());
+    CHECK(pending(state) == "1a 2b ");
+  }
+}
+
 }  // namespace inflight
