@@ -60,7 +60,7 @@ bool is_json_type(std::string_view type) {
 
 bool is_html(HttpResponse const& response) {
   std::string_view const type = response.header ? response.header("Content-Type") : std::string_view{};
-  return type.starts_with("text/html") && !response.body.empty();
+  return type.starts_with("text/html") && (!response.body.empty() || response.cause == HttpCause::too_large);
 }
 
 // The beginning of an answer's body, on one line.

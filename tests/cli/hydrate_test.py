@@ -94,6 +94,20 @@ class Documents(Hydrate):
         self.assertIn("larger than 16777216 bytes", self.stderr)
 
 
+    def test_what_fails_with_a_long_answer_is_no_document_that_is_too_large(self):
+        server = self.server(lambda asked, server: (503, "x" * 5000) if len(server.asked) < 3 else None)
+        server.documents["/s1"] = b"1"
+        self.assertEqual([e["data"] for e in self.hydrate([self.id_only(server, 1)], "--max-record", "1000")], [1])
+        server = self.server(lambda asked, server: (401, "x" * 5000))
+        self.assertEqual(self.hydrate([self.id_only(server, 1)], "--max-record", "1000", exit_code=2), [])
+
+    def test_a_404_that_is_cut_says_nothing(self):
+        cut = (404, "half", [("Content-Length", "100"), ("Connection", "close")])
+        server = self.server(lambda asked, server: cut if len(server.asked) == 1 else None)
+        server.documents["/s1"] = b"1"
+        self.assertEqual([e.get("data") for e in self.hydrate([self.id_only(server, 1)], "--missing", "delete")], [1])
+
+
 class LatestWins(Hydrate):
     def test_events_of_a_subject_join_a_fetch_that_is_not_yet_sent(self):
         released = threading.Event()
