@@ -189,9 +189,10 @@ Status RestCalls::write(Record const& record, std::string& call) {
   if (version_) {
     if (Status status = write_version(record, headers_); !status.ok()) return status;
   }
-  key_ = record.partition_key(scratch_);
-  if (key_.empty() && !url_.constant()) key_ = url_text_;
   std::string_view const verb = deletion ? "DELETE" : std::string_view(options_.method);
+  key_ = record.partition_key(scratch_);
+  // POST to one place makes many things there; all else changes what is there.
+  if (key_.empty() && !(url_.constant() && options_.method == "POST")) key_ = url_text_;
   std::string source, id;
   std::string_view const source_text = record.is_event() ? record.text("source", source) : std::string_view{};
   std::string_view const id_text = record.is_event() ? record.text("id", id) : std::string_view{};

@@ -344,6 +344,18 @@ class Load(HttpWrite):
             bodies = [int(a.body) for a in server.asked if int(a.body) % 2 == odd]
             self.assertEqual(bodies, sorted(bodies))
 
+    def test_what_has_no_key_keeps_its_order_at_one_place_unless_each_makes_a_new_thing(self):
+        chance = random.Random(1)
+        for method in "PUT", "PATCH", "POST":
+            server = self.server(delay=lambda: chance.random() * 0.004)
+            self.silent(write(server, [{"n": n} for n in range(300)], "--method", method, path="/config"))
+            self.assertEqual(len(server.history["/config"]), 300)
+            if method == "POST":
+                self.assertGreater(server.most, 1)
+            else:
+                self.assertEqual([json.loads(body)["n"] for body in server.history["/config"]], list(range(300)))
+                self.assertEqual(server.side_by_side, 0)
+
 
 if __name__ == "__main__":
     unittest.main()
