@@ -221,6 +221,7 @@ void HttpTransfer::conclude(CURLcode code, std::string const& reason, Time now) 
   response.status = static_cast<int>(status);
   response.elapsed = std::chrono::microseconds(micros);
   response.cause = too_large ? HttpCause::too_large : refused ? HttpCause::cut : cause_of(code);
+  response.no_url = code == CURLE_URL_MALFORMAT;
   response.retry_after.reset();
   response.error.clear();
   if (response.cause == HttpCause::none && status != 304 && (status < 200 || status > 299))

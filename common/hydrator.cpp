@@ -263,7 +263,7 @@ class Hydrator final : RecordTaker, SinkRequests {
     answer.status = std::move(judgement.status);
     answer.doubts = judgement.doubts;
     bool const answered = response.cause == HttpCause::status || response.cause == HttpCause::too_large;
-    if (answer.status.ok() && response.cause == HttpCause::too_large) {
+    if (response.no_url || (answer.status.ok() && response.cause == HttpCause::too_large)) {
       answer.status = Status::rejected(response.error);
     } else if (response.status == 404 && answered && options_.missing == "delete") {
       answer.status = {};

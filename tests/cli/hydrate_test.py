@@ -107,6 +107,15 @@ class Documents(Hydrate):
         server.documents["/s1"] = b"1"
         self.assertEqual([e.get("data") for e in self.hydrate([self.id_only(server, 1)], "--missing", "delete")], [1])
 
+    def test_a_reference_that_is_no_url_is_the_events_own_fault(self):
+        server = self.server()
+        server.documents |= {"/s1": b"1", "/s2": b"2"}
+        for bad in "http://127.0.0.1:99999/x", "http://[x/", "http://h:port/", "http:///x", "http://h/a b", "http://h/\0", "x":
+            with self.subTest(bad):
+                made = self.hydrate([event(0, dataref=bad), self.id_only(server, 1), event(2, dataref=bad), self.id_only(server, 2)],
+                                    "--give-up", "5s", exit_code=1)
+                self.assertEqual([e["data"] for e in made], [1, 2])
+
 
 class LatestWins(Hydrate):
     def test_events_of_a_subject_join_a_fetch_that_is_not_yet_sent(self):
