@@ -280,7 +280,9 @@ std::optional<Duration> parse_retry_after(std::string_view text, Time now) {
   }
   std::time_t const at = curl_getdate(std::string(text).c_str(), nullptr);
   if (at < 0) return std::nullopt;
-  return std::max(Duration::zero(), Duration(std::chrono::seconds(at)) - Duration(now.ns));
+  // No more than a number may ask for: nanoseconds of all years do not fit.
+  std::int64_t const seconds = std::min<std::int64_t>(at - now.ns / 1'000'000'000, 999'999'999);
+  return std::max(Duration::zero(), Duration(std::chrono::seconds(seconds)) - Duration(now.ns % 1'000'000'000));
 }
 
 }  // namespace inflight

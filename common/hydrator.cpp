@@ -218,7 +218,7 @@ class Hydrator final : RecordTaker, SinkRequests {
     if (!url.starts_with(prefix)) return false;
     bool const whole =
         prefix.back() == '/' || url.size() == prefix.size() || url[prefix.size()] == '/' || url[prefix.size()] == '?';
-    return whole && url.find("/../") == std::string_view::npos && !url.ends_with("/..");
+    return whole && dot_step(url).empty();
   }
 
   // ---- SinkRequests

@@ -192,7 +192,8 @@ class Answers(Hydrate):
         (self.dir / "token").write_text("t0ken\n")
         (self.dir / "header").write_text("X-Key: k3y\n")
         secrets = ["--token-file", f"{self.dir}/token", "--header-file", f"{self.dir}/header"]
-        urls = [f"{server.url}/db/s1", f"{server.url}/db2/s1", f"{other.url}/db/s1", f"{server.url}/db/../db2/s1", "file:///etc/passwd"]
+        urls = [f"{server.url}/db/s1", f"{server.url}/db2/s1", f"{other.url}/db/s1", f"{server.url}/db/../db2/s1",
+                f"{server.url}/db/..?x", f"{server.url}/db/%2E./db2/s1", "file:///etc/passwd"]
         made = self.hydrate([event(n, dataref=url) for n, url in enumerate(urls)], "--under", f"{server.url}/db", *secrets, exit_code=1)
         self.assertEqual([e["id"] for e in made], ["e0"])
         self.assertEqual((server.asked[0].headers["Authorization"], server.asked[0].headers["X-Key"]), ("Bearer t0ken", "k3y"))
