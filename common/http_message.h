@@ -58,9 +58,10 @@ inline constexpr std::size_t kHttpCauses = 10;
 // Valid while `done` runs; the body may be moved out.
 struct HttpResponse {
   HttpCause cause = HttpCause::none;
-  int status = 0;     // 0: no answer came
-  std::string body;   // decoded; also that of an error
-  std::string error;  // `URL: why`, redacted; empty with HttpCause::none
+  int status = 0;       // 0: no answer came
+  bool no_url = false;  // nobody was asked: what was to be is no URL
+  std::string body;     // decoded; also that of an error
+  std::string error;    // `URL: why`, redacted; empty with HttpCause::none
   Duration elapsed{};
   std::optional<Duration> retry_after;
   std::function<std::string_view(char const* name)> header;  // the last of that name, empty where there is none

@@ -221,6 +221,7 @@ void HttpTransfer::conclude(CURLcode code, std::string const& reason, Time now) 
   response.status = static_cast<int>(status);
   response.elapsed = std::chrono::microseconds(micros);
   response.cause = too_large ? HttpCause::too_large : refused ? HttpCause::cut : cause_of(code);
+  response.no_url = code == CURLE_URL_MALFORMAT;
   response.retry_after.reset();
   response.error.clear();
   if (response.cause == HttpCause::none && status != 304 && (status < 200 || status > 299))
@@ -279,7 +280,9 @@ std::optional<Duration> parse_retry_after(std::string_view text, Time now) {
   }
   std::time_t const at = curl_getdate(std::string(text).c_str(), nullptr);
   if (at < 0) return std::nullopt;
-  return std::max(Duration::zero(), Duration(std::chrono::seconds(at)) - Duration(now.ns));
+  // No more than a number may ask for: nanoseconds of all years do not fit.
+  std::int64_t const seconds = std::min<std::int64_t>(at - now.ns / 1'000'000'000, 999'999'999);
+  return std::max(Duration::zero(), Duration(std::chrono::seconds(seconds)) - Duration(now.ns % 1'000'000'000));
 }
 
 }  // namespace inflight

@@ -218,7 +218,7 @@ class Hydrator final : RecordTaker, SinkRequests {
     if (!url.starts_with(prefix)) return false;
     bool const whole =
         prefix.back() == '/' || url.size() == prefix.size() || url[prefix.size()] == '/' || url[prefix.size()] == '?';
-    return whole && url.find("/../") == std::string_view::npos && !url.ends_with("/..");
+    return whole && dot_step(url).empty();
   }
 
   // ---- SinkRequests
@@ -257,16 +257,19 @@ class Hydrator final : RecordTaker, SinkRequests {
     bodies_.resize(std::max(bodies_.size(), number + 1));
     Body& body = bodies_[number];
     body = {};
-    if (response.cause == HttpCause::too_large) {
+    RestJudgement judgement = judge(rest, false, response);
+    using Load = Concurrency::Answer;
+    answer.load = judgement.refused ? Load::refused : judgement.failed ? Load::failed : Load::served;
+    answer.status = std::move(judgement.status);
+    answer.doubts = judgement.doubts;
+    bool const answered = response.cause == HttpCause::status || response.cause == HttpCause::too_large;
+    if (response.no_url || (answer.status.ok() && response.cause == HttpCause::too_large)) {
       answer.status = Status::rejected(response.error);
-    } else if (response.status == 404 && options_.missing == "delete") {
+    } else if (response.status == 404 && answered && options_.missing == "delete") {
+      answer.status = {};
+      answer.doubts = 0;
       body.deleted = true;
     } else {
-      RestJudgement judgement = judge(rest, false, response);
-      using Load = Concurrency::Answer;
-      answer.load = judgement.refused ? Load::refused : judgement.failed ? Load::failed : Load::served;
-      answer.status = std::move(judgement.status);
-      answer.doubts = judgement.doubts;
       if (response.status == 401 && !options_.token_file.empty()) renew(answer.status);
       body.response.status = response.status;
       body.type = response.header ? response.header("Content-Type") : std::string_view{};

@@ -47,12 +47,6 @@ std::string digest_of(std::initializer_list<std::string_view> texts) {
   return digest.finish();
 }
 
-std::string_view path_of(std::string_view url) {
-  std::size_t const scheme = url.find("://");
-  std::size_t const begin = std::min(url.find('/', scheme == std::string_view::npos ? 0 : scheme + 3), url.size());
-  return url.substr(begin, std::min(url.find_first_of("?#", begin), url.size()) - begin);
-}
-
 bool is_json_type(std::string_view type) {
   std::string_view const bare = type.substr(0, type.find(';'));
   return bare.empty() || bare == "application/json" || bare.ends_with("+json");
@@ -60,7 +54,7 @@ bool is_json_type(std::string_view type) {
 
 bool is_html(HttpResponse const& response) {
   std::string_view const type = response.header ? response.header("Content-Type") : std::string_view{};
-  return type.starts_with("text/html") && !response.body.empty();
+  return type.starts_with("text/html") && (!response.body.empty() || response.cause == HttpCause::too_large);
 }
 
 // The beginning of an answer's body, on one line.
@@ -118,12 +112,8 @@ Status RestCalls::write_url(Record const& record, std::string& out) {
   bool const empty = (path.find("//") != std::string_view::npos && plain.find("//") == std::string_view::npos) ||
                      (path.ends_with('/') && !plain.ends_with('/'));
   if (empty) return Status::rejected(fmt::format("URL: a name in it is empty: {}", public_url(out)));
-  for (std::size_t begin = 0; begin < path.size();) {
-    std::size_t const end = std::min(path.find('/', begin), path.size());
-    std::string_view const step = path.substr(begin, end - begin);
-    if (step == "." || step == "..") return Status::rejected(fmt::format("URL: {} in it is no name", step));
-    begin = end + 1;
-  }
+  if (std::string_view const step = dot_step(out); !step.empty())
+    return Status::rejected(fmt::format("URL: {} in it is no name", step));
   return is_http_url(out) ? Status{} : Status::rejected(fmt::format("URL: not one: {}", public_url(out)));
 }
 
@@ -189,9 +179,10 @@ Status RestCalls::write(Record const& record, std::string& call) {
   if (version_) {
     if (Status status = write_version(record, headers_); !status.ok()) return status;
   }
-  key_ = record.partition_key(scratch_);
-  if (key_.empty() && !url_.constant()) key_ = url_text_;
   std::string_view const verb = deletion ? "DELETE" : std::string_view(options_.method);
+  key_ = record.partition_key(scratch_);
+  // POST to one place makes many things there; all else changes what is there.
+  if (key_.empty() && !(url_.constant() && options_.method == "POST")) key_ = url_text_;
   std::string source, id;
   std::string_view const source_text = record.is_event() ? record.text("source", source) : std::string_view{};
   std::string_view const id_text = record.is_event() ? record.text("id", id) : std::string_view{};

@@ -37,7 +37,7 @@ class RestCalls {
   // `delivery` and `source` (receipts.h) name a record that does not name itself.
   [[nodiscard]] static HttpRequest request(std::string_view call, std::string_view delivery, Receipts const& receipts);
   // What records keep their order by: their partition key, or where they are sent to; empty where that is one place for
-  // all.
+  // all and POST makes a new thing of each.
   [[nodiscard]] static std::string_view key_of(std::string_view call);
   [[nodiscard]] static bool is_deletion(std::string_view call);
   // `METHOD URL BODY`, on one line.

@@ -72,7 +72,7 @@ void SinkFlight::answered(Lane& lane, SinkAnswer const& answer, Duration now) {
   lane.doubted_at = now;
 }
 
-std::vector<SinkFlight::Job> SinkFlight::settle(Lane& lane, bool stored) {
+std::vector<SinkFlight::Job> SinkFlight::settle(Lane& lane, bool stored, Duration now) {
   auto const end = lane.jobs.begin() + static_cast<std::ptrdiff_t>(lane.joined);
   std::vector<Job> jobs(lane.jobs.begin(), end);
   lane.jobs.erase(lane.jobs.begin(), end);
@@ -82,6 +82,7 @@ std::vector<SinkFlight::Job> SinkFlight::settle(Lane& lane, bool stored) {
     newest_stored_ = std::max(newest_stored_, lane.started);
   }
   waiting_since_.reset();
+  last_outcome_ = now;
   if (lane.doubted) --doubted_;
   open_ -= jobs.size();
   lane.doubted = false;
@@ -105,12 +106,12 @@ Result<SinkFlight::Outcome> SinkFlight::heed(SinkAnswer const& answer, bool ende
   Lane& lane = *requested_[answer.number];
   answered(lane, answer, now);
   Status const& said = answer.status;
-  if (said.ok()) return Outcome{Fate::stored, settle(lane, true)};
+  if (said.ok()) return Outcome{Fate::stored, settle(lane, true, now)};
   // Where but few such records are left, nobody can be stored in between.
   bool const last =
       ended && said.code() == Code::usage && lane.attempts > 1 && open_ < kEverything && doubted_ == open_;
   if (said.code() == Code::rejected || (answer.doubts > 0 && (lane.doubts >= answer.doubts || last)))
-    return Outcome{Fate::rejected, settle(lane, false)};
+    return Outcome{Fate::rejected, settle(lane, false, now)};
   bool const everything = answer.doubts == 0 || doubted_ >= kEverything;
   if (said.code() == Code::defect || (said.code() == Code::usage && !accepted_ && everything)) return said;
   ++counters().retries;
@@ -124,11 +125,16 @@ Result<SinkFlight::Outcome> SinkFlight::heed(SinkAnswer const& answer, bool ende
   return Outcome{};
 }
 
+// Since when nothing has had an outcome although something failed, if only before that.
+std::optional<Duration> SinkFlight::stuck_since() const {
+  return waiting_since_ || late_.empty() ? waiting_since_ : last_outcome_;
+}
+
 Status SinkFlight::look_after(Duration now) {
   if (io_.receipts.abandoned()) return Status::temporary("receipts channel: the source is gone");
-  if (waiting_since_ && give_up_ && now - *waiting_since_ > *give_up_)
-    return Status::temporary(fmt::format("gave up: {}", why_));
-  if (waiting_since_ && stopping() && now - *waiting_since_ > kDrain) return {Code::stopped, why_};
+  std::optional<Duration> const since = stuck_since();
+  if (since && give_up_ && now - *since > *give_up_) return Status::temporary(fmt::format("gave up: {}", why_));
+  if (since && stopping() && now - *since > kDrain) return {Code::stopped, why_};
   if (Status status = hold_all(); !status.ok()) return status;
   return waiting_since_ && now - *waiting_since_ > kSoon ? tell_waiting(now) : Status{};
 }

@@ -71,7 +71,8 @@ class SinkFlight {
   // Whether nothing was stored while it was under way.
   [[nodiscard]] bool alone(Lane const& lane) const { return lane.stored_then == stored_; }
   void answered(Lane& lane, SinkAnswer const& answer, Duration now);
-  std::vector<Job> settle(Lane& lane, bool stored);
+  std::vector<Job> settle(Lane& lane, bool stored, Duration now);
+  [[nodiscard]] std::optional<Duration> stuck_since() const;
   void again(Lane& lane, std::optional<Duration> asked, bool all, Duration now);
   Status tell_waiting(Duration now);
   Status hold_all();
@@ -92,7 +93,7 @@ class SinkFlight {
   Duration newest_stored_{};  // when that was started
   bool accepted_ = false;
   std::optional<Duration> waiting_since_, told_of_;  // since when none had an outcome, after one that failed
-  Duration last_told_{};
+  Duration last_outcome_{}, last_told_{};
   std::string why_;
 };
 

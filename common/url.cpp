@@ -24,6 +24,29 @@ bool is_http_url(std::string_view url) {
   return std::all_of(url.begin(), url.end(), [](char c) { return static_cast<unsigned char>(c) > 0x20 && c != 0x7f; });
 }
 
+std::string_view path_of(std::string_view url) {
+  std::size_t const scheme = url.find("://");
+  std::size_t const begin = std::min(url.find('/', scheme == std::string_view::npos ? 0 : scheme + 3), url.size());
+  return url.substr(begin, std::min(url.find_first_of("?#", begin), url.size()) - begin);
+}
+
+std::string_view dot_step(std::string_view url) {
+  std::string_view const path = path_of(url);
+  for (std::size_t begin = 0; begin < path.size();) {
+    std::size_t const end = std::min(path.find('/', begin), path.size());
+    std::string_view const step = path.substr(begin, end - begin);
+    std::size_t dots = 0;
+    for (std::string_view rest = step; !rest.empty(); ++dots) {
+      bool const encoded = rest.starts_with("%2e") || rest.starts_with("%2E");
+      if (!encoded && rest[0] != '.') break;
+      rest.remove_prefix(encoded ? 3 : 1);
+      if (rest.empty() && dots < 2) return step;
+    }
+    begin = end + 1;
+  }
+  return {};
+}
+
 std::string percent_encode(std::string_view text) {
   std::string out;
   for (char const c : text) {

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import subprocess
 import sys
 import tempfile
 import threading
@@ -11,7 +12,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from harness import free_port, run, tool  # noqa: E402
+from harness import free_port, run, tool, wait_for  # noqa: E402
 from rest_server import RestServer, event, lines  # noqa: E402
 
 
@@ -257,6 +258,35 @@ class Answers(HttpWrite):
         self.assertEqual(set(server.documents), {"/orders/s1", "/orders/s2"})
 
 
+class Stopped(HttpWrite):
+    def test_what_was_asked_to_wait_for_long_does_not_hold_up_the_end_though_others_were_stored_since(self):
+        for stop in True, False:
+            refused = threading.Event()
+
+            def rule(asked, server, refused=refused):
+                if asked.path != "/orders/s20":
+                    return None
+                stored = len(server.documents)
+                wait_for(lambda: len(server.documents) > stored)  # so that it is not the service that fails
+                refused.set()
+                return 503, "", [("Retry-After", "3600")]
+            server = self.server(rule, delay=lambda: 0.01)
+            with subprocess.Popen([tool("http-write"), f"{server.url}/orders/{{subject}}", "--give-up", "1h" if stop else "3s"],
+                                  stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+                try:
+                    process.stdin.write(lines(*(event(n, {}) for n in range(60))))
+                    process.stdin.flush()
+                    wait_for(lambda server=server, refused=refused: refused.is_set() and len(server.documents) == 59)
+                    process.stdin.write(lines(event(60, {})))
+                    process.stdin.flush()
+                    wait_for(lambda server=server: len(server.documents) == 60)
+                    if stop:
+                        process.terminate()
+                    self.assertEqual(process.wait(30), 143 if stop else 75)
+                finally:
+                    process.kill()
+
+
 class Told(HttpWrite):
     def test_a_position_is_told_stored_when_all_of_its_records_are_in_whatever_order(self):
         """Records next to each other with one position came of one event, by a foreign filter that splits."""
@@ -313,6 +343,18 @@ class Load(HttpWrite):
         for odd in 0, 1:
             bodies = [int(a.body) for a in server.asked if int(a.body) % 2 == odd]
             self.assertEqual(bodies, sorted(bodies))
+
+    def test_what_has_no_key_keeps_its_order_at_one_place_unless_each_makes_a_new_thing(self):
+        chance = random.Random(1)
+        for method in "PUT", "PATCH", "POST":
+            server = self.server(delay=lambda: chance.random() * 0.004)
+            self.silent(write(server, [{"n": n} for n in range(300)], "--method", method, path="/config"))
+            self.assertEqual(len(server.history["/config"]), 300)
+            if method == "POST":
+                self.assertGreater(server.most, 1)
+            else:
+                self.assertEqual([json.loads(body)["n"] for body in server.history["/config"]], list(range(300)))
+                self.assertEqual(server.side_by_side, 0)
 
 
 if __name__ == "__main__":

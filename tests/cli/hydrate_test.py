@@ -94,6 +94,29 @@ class Documents(Hydrate):
         self.assertIn("larger than 16777216 bytes", self.stderr)
 
 
+    def test_what_fails_with_a_long_answer_is_no_document_that_is_too_large(self):
+        server = self.server(lambda asked, server: (503, "x" * 5000) if len(server.asked) < 3 else None)
+        server.documents["/s1"] = b"1"
+        self.assertEqual([e["data"] for e in self.hydrate([self.id_only(server, 1)], "--max-record", "1000")], [1])
+        server = self.server(lambda asked, server: (401, "x" * 5000))
+        self.assertEqual(self.hydrate([self.id_only(server, 1)], "--max-record", "1000", exit_code=2), [])
+
+    def test_a_404_that_is_cut_says_nothing(self):
+        cut = (404, "half", [("Content-Length", "100"), ("Connection", "close")])
+        server = self.server(lambda asked, server: cut if len(server.asked) == 1 else None)
+        server.documents["/s1"] = b"1"
+        self.assertEqual([e.get("data") for e in self.hydrate([self.id_only(server, 1)], "--missing", "delete")], [1])
+
+    def test_a_reference_that_is_no_url_is_the_events_own_fault(self):
+        server = self.server()
+        server.documents |= {"/s1": b"1", "/s2": b"2"}
+        for bad in "http://127.0.0.1:99999/x", "http://[x/", "http://h:port/", "http:///x", "http://h/a b", "http://h/\0", "x":
+            with self.subTest(bad):
+                made = self.hydrate([event(0, dataref=bad), self.id_only(server, 1), event(2, dataref=bad), self.id_only(server, 2)],
+                                    "--give-up", "5s", exit_code=1)
+                self.assertEqual([e["data"] for e in made], [1, 2])
+
+
 class LatestWins(Hydrate):
     def test_events_of_a_subject_join_a_fetch_that_is_not_yet_sent(self):
         released = threading.Event()
@@ -169,7 +192,8 @@ class Answers(Hydrate):
         (self.dir / "token").write_text("t0ken\n")
         (self.dir / "header").write_text("X-Key: k3y\n")
         secrets = ["--token-file", f"{self.dir}/token", "--header-file", f"{self.dir}/header"]
-        urls = [f"{server.url}/db/s1", f"{server.url}/db2/s1", f"{other.url}/db/s1", f"{server.url}/db/../db2/s1", "file:///etc/passwd"]
+        urls = [f"{server.url}/db/s1", f"{server.url}/db2/s1", f"{other.url}/db/s1", f"{server.url}/db/../db2/s1",
+                f"{server.url}/db/..?x", f"{server.url}/db/%2E./db2/s1", "file:///etc/passwd"]
         made = self.hydrate([event(n, dataref=url) for n, url in enumerate(urls)], "--under", f"{server.url}/db", *secrets, exit_code=1)
         self.assertEqual([e["id"] for e in made], ["e0"])
         self.assertEqual((server.asked[0].headers["Authorization"], server.asked[0].headers["X-Key"]), ("Bearer t0ken", "k3y"))
