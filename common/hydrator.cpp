@@ -8,12 +8,9 @@
 #include <thread>
 
 #include "common/dead_letter.h"
-#include "common/fd_io.h"
-#include "common/http.h"
 #include "common/messages.h"
 #include "common/metrics.h"
 #include "common/path.h"
-#include "common/rest_call.h"
 #include "common/sink_flight.h"
 #include "common/stop.h"
 #include "common/url.h"
@@ -27,14 +24,25 @@ constexpr Duration kIdle = std::chrono::milliseconds(200);
 constexpr Duration kLook = std::chrono::seconds(1);
 constexpr Duration kPoll = std::chrono::milliseconds(2);  // for input, while answers are waited for
 
-// What becomes of an event that holds `body`; Code::rejected: it is no document.
-Status write_document(Record const& record, HttpResponse& response, std::string& out) {
-  std::string& body = response.body;
-  std::string_view const type = response.header ? response.header("Content-Type") : std::string_view{};
-  std::string_view const bare = type.substr(0, type.find(';'));
+// Whether a type says no more than that there are bytes: servers give it to what nobody has named.
+bool says_nothing(std::string_view type) {
+  return type.empty() || type == "application/octet-stream" || type == "binary/octet-stream";
+}
+
+std::string_view without_parameters(std::string_view type) { return type.substr(0, type.find(';')); }
+
+// What becomes of an event that holds the document; Code::rejected: it is none.
+Status write_document(Record const& record, DocumentAnswer& document, std::string& out) {
+  std::string& body = document.body;
+  std::string scratch;
+  std::string_view type = document.type;
+  if (says_nothing(without_parameters(type))) {
+    // The event may say what it points to.
+    if (std::string_view const told = record.text("datacontenttype", scratch); !told.empty()) type = told;
+  }
+  std::string_view const bare = without_parameters(type);
   bool const says_json = bare == "application/json" || bare.ends_with("+json");
   std::string raw;
-  std::string shown = "application/json";
   if (is_json(body)) {
     // A line end in it is white space.
     std::replace_if(
@@ -43,9 +51,8 @@ Status write_document(Record const& record, HttpResponse& response, std::string&
     record.write(out, edits);
     return {};
   }
-  if (body.empty()) return Status::rejected(fmt::format("status {}: the answer is empty", response.status));
-  if (says_json || bare.empty())
-    return Status::rejected(fmt::format("status {}: the answer is not JSON", response.status));
+  if (body.empty()) return Status::rejected(document.what + " is empty");
+  if (says_json || bare.empty()) return Status::rejected(document.what + " is not JSON");
   bool const text = valid_utf8(body);
   if (text) {
     append_quoted(raw, body);
@@ -82,13 +89,9 @@ class Hydrator final : RecordTaker, SinkRequests {
                [](std::string_view) {}) {}
 
   Exit run() {
-    Status status = read_token();
-    if (status.ok()) {
-      auto client = HttpClient::make(options_.http, io_.clock);
-      status = client.status();
-      if (client) client_ = std::move(*client);
-    }
-    if (!status.ok()) return end(status);
+    auto documents = open_documents(options_.documents, io_.clock);
+    if (!documents) return end(documents.status());
+    documents_ = std::move(*documents);
     Status fetched;
     std::thread fetcher([&] {
       fetched = fetch_all();
@@ -198,12 +201,8 @@ class Hydrator final : RecordTaker, SinkRequests {
     }
     std::string scratch;
     std::string_view const url = unquote(reference.raw, scratch);
-    std::string why;
-    if (reference.kind != Value::Kind::string || !is_http_url(url)) {
-      why = fmt::format("dataref: neither http:// nor https://: {}", public_url(url));
-    } else if (!is_under(url)) {
-      why = fmt::format("dataref: not under {}: {}", options_.under, public_url(url));
-    }
+    std::string const why =
+        reference.kind == Value::Kind::string ? documents_->fault(url) : "dataref: is no text: " + public_url(url);
     if (why.empty()) {
       flight.add(record, batch);
       return {};
@@ -212,18 +211,9 @@ class Hydrator final : RecordTaker, SinkRequests {
     return reject(record.delivery, record.line, record.text, why);
   }
 
-  [[nodiscard]] bool is_under(std::string_view url) const {
-    std::string_view const prefix = options_.under;
-    if (prefix.empty()) return true;
-    if (!url.starts_with(prefix)) return false;
-    bool const whole =
-        prefix.back() == '/' || url.size() == prefix.size() || url[prefix.size()] == '/' || url[prefix.size()] == '?';
-    return whole && dot_step(url).empty();
-  }
-
   // ---- SinkRequests
 
-  [[nodiscard]] std::size_t max_in_flight() const override { return options_.http.max_in_flight; }
+  [[nodiscard]] std::size_t max_in_flight() const override { return options_.documents.http.max_in_flight; }
   [[nodiscard]] bool one_by_one() override { return true; }
   [[nodiscard]] std::string_view key_of(SinkRecord const& record) const override {
     std::string_view const subject = record.record.text("subject", scratch_);
@@ -234,47 +224,30 @@ class Hydrator final : RecordTaker, SinkRequests {
   }
 
   void start(SinkRecord const& record, std::size_t number) override {
-    HttpRequest request;
     std::string scratch;
-    request.url = unquote(record.record.attribute("dataref").raw, scratch);
-    if (!token_.empty()) request.headers.push_back("Authorization: Bearer " + token_);
-    client_->start(std::move(request), [this, number](HttpResponse& response) { answered(number, response); });
+    std::string_view const reference = unquote(record.record.attribute("dataref").raw, scratch);
+    documents_->start(reference, [this, number](DocumentAnswer& document) { answered(number, document); });
   }
 
   Status turn(Duration wait, std::vector<SinkAnswer>& answers) override {
-    Status status = client_->turn(wait);
+    Status status = documents_->turn(answers_.empty() ? wait : Duration::zero());
     std::move(answers_.begin(), answers_.end(), std::back_inserter(answers));
     answers_.clear();
     return status;
   }
 
-  void answered(std::size_t number, HttpResponse& response) {
-    RestOptions rest;
-    rest.allow_html = options_.allow_html;
-    SinkAnswer answer;
-    answer.number = number;
-    answer.retry_after = response.retry_after;
+  void answered(std::size_t number, DocumentAnswer& document) {
+    SinkAnswer answer{number, document.status, document.retry_after, document.load, document.doubts};
     bodies_.resize(std::max(bodies_.size(), number + 1));
     Body& body = bodies_[number];
     body = {};
-    RestJudgement judgement = judge(rest, false, response);
-    using Load = Concurrency::Answer;
-    answer.load = judgement.refused ? Load::refused : judgement.failed ? Load::failed : Load::served;
-    answer.status = std::move(judgement.status);
-    answer.doubts = judgement.doubts;
-    bool const answered = response.cause == HttpCause::status || response.cause == HttpCause::too_large;
-    if (response.no_url || (answer.status.ok() && response.cause == HttpCause::too_large)) {
-      answer.status = Status::rejected(response.error);
-    } else if (response.status == 404 && answered && options_.missing == "delete") {
+    if (document.missing && options_.missing == "delete") {
       answer.status = {};
       answer.doubts = 0;
       body.deleted = true;
     } else {
-      if (response.status == 401 && !options_.token_file.empty()) renew(answer.status);
-      body.response.status = response.status;
-      body.type = response.header ? response.header("Content-Type") : std::string_view{};
-      body.response.body = std::move(response.body);
-      body.deleted = answer.status.ok() && is_null(body.response.body);
+      body.document = std::move(document);
+      body.deleted = answer.status.ok() && is_null(body.document.body);
     }
     answers_.push_back(std::move(answer));
   }
@@ -283,23 +256,6 @@ class Hydrator final : RecordTaker, SinkRequests {
     std::size_t const begin = body.find_first_not_of(" \t\r\n");
     return begin != std::string_view::npos && body.substr(begin, 4) == "null" &&
            body.find_first_not_of(" \t\r\n", begin + 4) == std::string_view::npos;
-  }
-
-  // Another token in its file may be the answer to a refusal.
-  void renew(Status& status) {
-    std::string const before = token_;
-    if (Status read = read_token(); read.ok() && token_ != before) status = Status::temporary(status.what());
-  }
-
-  Status read_token() {
-    if (options_.token_file.empty()) return {};
-    auto text = read_file(options_.token_file);
-    if (!text) return text.status();
-    std::string token = text->substr(0, text->find_first_of("\r\n"));
-    if (token.empty()) return Status::usage(fmt::format("{}: its first line is empty", options_.token_file));
-    add_secret(token);
-    token_ = std::move(token);
-    return {};
   }
 
   // ---- outcomes
@@ -316,8 +272,7 @@ class Hydrator final : RecordTaker, SinkRequests {
       if (body.deleted) {
         write_deletion(last.record, place.line);
       } else {
-        body.response.header = [&body](char const*) { return std::string_view(body.type); };
-        why = write_document(last.record, body.response, place.line);
+        why = write_document(last.record, body.document, place.line);
         if (why.ok() && place.line.size() > options_.max_record)
           why =
               Status::rejected(fmt::format("with its document it has {} bytes, over --max-record", place.line.size()));
@@ -377,8 +332,7 @@ class Hydrator final : RecordTaker, SinkRequests {
   }
 
   struct Body {
-    HttpResponse response;
-    std::string type;
+    DocumentAnswer document;
     bool deleted = false;
   };
 
@@ -386,8 +340,7 @@ class Hydrator final : RecordTaker, SinkRequests {
   HydrateOptions const& options_;
   RejectFile rejects_;
   SinkInput input_;
-  std::unique_ptr<HttpClient> client_;
-  std::string token_;
+  std::unique_ptr<DocumentSource> documents_;
 
   // of the fetching thread
   std::vector<SinkAnswer> answers_;
@@ -402,17 +355,21 @@ class Hydrator final : RecordTaker, SinkRequests {
 }  // namespace
 
 void HydrateOptions::add_to(Cli& cli) {
+  HttpOptions& http = documents.http;
   http.max_in_flight = 32;
   http.timeout = std::chrono::seconds(30);
   http.connect_timeout = std::chrono::seconds(10);
   cli.option("--max-in-flight", http.max_in_flight, "requests at a time, at most");
   cli.option("--rate", rate, "no more requests than this, as 100/s");
   cli.choice("--missing", missing, {"reject", "delete"}, "what a 404 says of a document");
-  cli.option("--under", under, "fetch only what is under this URL");
+  cli.option("--under", documents.under,
+             "fetch only what is under this URL (may be repeated); s3:// and file:// need one");
   cli.option("--header-file", http.header_files,
              "send the headers in this file, one `Name: value` a line (may be repeated); needs --under");
-  cli.option("--token-file", token_file, "send the first line of this file as bearer token; needs --under");
-  cli.flag("--allow-html", allow_html, "a 2xx with HTML is a document");
+  cli.option("--credentials", documents.google.file,
+             "file of a Google service account (default: $GOOGLE_APPLICATION_CREDENTIALS); needs --under");
+  cli.option("--token-file", documents.google.token_file, "send the token in this file as bearer; needs --under");
+  cli.flag("--allow-html", documents.allow_html, "a 2xx with HTML is a document");
   cli.option("--timeout", http.timeout, "a request takes no longer");
   cli.option("--connect-timeout", http.connect_timeout, "connecting takes no longer");
   cli.size("--max-record", max_record, "reject records and documents above this size");
@@ -421,11 +378,7 @@ void HydrateOptions::add_to(Cli& cli) {
 }
 
 std::string HydrateOptions::mistake() const {
-  if (rate.bytes) return "--rate: of requests, as 100/s";
-  if (!under.empty() && !is_http_url(under)) return "--under: not http:// or https:// with a host";
-  if (under.empty() && !(http.header_files.empty() && token_file.empty()))
-    return "--header-file, --token-file: which host they are for is said by --under, not by a record";
-  return "";
+  return rate.bytes ? "--rate: of requests, as 100/s" : documents.mistake();
 }
 
 Exit hydrate(Io& io, HydrateOptions const& options) { return Hydrator(io, options).run(); }

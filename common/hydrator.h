@@ -4,12 +4,10 @@
 // in the order of the input.
 #pragma once
 
-#include <optional>
 #include <string>
-#include <vector>
 
 #include "common/cli.h"
-#include "common/http_message.h"
+#include "common/document_source.h"
 #include "common/io.h"
 #include "common/status.h"
 #include "common/units.h"
@@ -17,13 +15,12 @@
 namespace inflight {
 
 struct HydrateOptions {
-  HttpOptions http;
-  std::string missing = "reject", under, token_file;
+  DocumentOptions documents;
+  std::string missing = "reject";
   Rate rate;
   std::uint64_t max_record = kMaxRecord;
   std::string dead_letters;
   Duration give_up{};
-  bool allow_html = false;
 
   void add_to(Cli& cli);
   // What is wrong with them taken together; empty: nothing.

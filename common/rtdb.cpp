@@ -42,6 +42,11 @@ bool is_googles(std::string_view host) {
   return host.ends_with(".firebaseio.com") || host.ends_with(".firebasedatabase.app");
 }
 
+std::string emulator_host() {
+  char const* const host = std::getenv("FIREBASE_DATABASE_EMULATOR_HOST");
+  return host == nullptr ? "" : host;
+}
+
 // Whether a token that is for `from` may be sent on to `to`.
 bool may_follow(std::string_view from, std::string_view to) {
   if (from.substr(0, from.find(':')) != to.substr(0, to.find(':'))) return false;  // https stays https
@@ -51,6 +56,18 @@ bool may_follow(std::string_view from, std::string_view to) {
 }
 
 }  // namespace
+
+bool is_rtdb_url(std::string_view url) { return url.starts_with("https://") && is_googles(host_of(url)); }
+
+bool is_rtdb_emulator_url(std::string_view url) {
+  std::string const host = emulator_host();
+  return !host.empty() && url.starts_with("http://") && host_of(url) == host;
+}
+
+Result<std::unique_ptr<GoogleToken>> rtdb_token(GoogleCredentials const& credentials, bool emulator, Clock& clock) {
+  // https://firebase.google.com/docs/emulator-suite: to an emulator, `owner` may do everything.
+  return GoogleToken::make(credentials, std::string(kScope), emulator ? "owner" : "", clock);
+}
 
 // ---- URLs and keys
 
@@ -82,21 +99,18 @@ Result<RtdbCollection> RtdbCollection::parse(std::string const& text) {
     std::string_view const part = path.substr(0, path.find('/'));
     path.remove_prefix(part.size());
     if (part.empty()) continue;
-    std::string plain(part);  // '+' is itself in a path
-    for (std::size_t at = 0; (at = plain.find('+', at)) != std::string::npos; at += 3) plain.replace(at, 1, "%2B");
-    std::string const key = form_decode(plain);
+    std::string const key = percent_decode(part);
     if (std::string const fault = rtdb_key_fault(key); !fault.empty())
       return Status::usage(fmt::format("{}: {} {}", shown, json_string(key), fault));
     encoded += '/' + percent_encode(key);
     c.name_ += (c.name_.empty() ? "" : "/") + key;
   }
-  char const* const emulator = std::getenv("FIREBASE_DATABASE_EMULATOR_HOST");
+  std::string const emulator = emulator_host();
   bool const googles = is_googles(host);
   std::string const instance(host.substr(0, host.find('.')));
   if (googles && !text.starts_with("https://")) return Status::usage(shown + ": only https is answered");
-  if (emulator != nullptr && *emulator != '\0') {
-    if (!is_http_url(fmt::format("http://{}", emulator)) ||
-        std::string_view(emulator).find('/') != std::string_view::npos)
+  if (!emulator.empty()) {
+    if (!is_http_url("http://" + emulator) || emulator.find('/') != std::string::npos)
       return Status::usage(fmt::format("FIREBASE_DATABASE_EMULATOR_HOST={}: is no host:port", emulator));
     if (ns.empty() && googles) ns = instance;
     c.base_ = fmt::format("http://{}{}", emulator, encoded);
@@ -286,8 +300,7 @@ Status RtdbClient::State::wait(Duration time) const {
 Result<std::unique_ptr<RtdbClient>> RtdbClient::make(RtdbOptions const& options, RtdbCollection const& collection,
                                                      Clock& clock) {
   if (options.timeout <= Duration::zero()) return Status::usage("--timeout: more than 0s");
-  // https://firebase.google.com/docs/emulator-suite: to an emulator, `owner` may do everything.
-  auto token = GoogleToken::make(options.credentials, std::string(kScope), collection.emulator() ? "owner" : "", clock);
+  auto token = rtdb_token(options.credentials, collection.emulator(), clock);
   if (!token) return token.status();
   HttpOptions http;
   http.max_in_flight = 1;

@@ -43,6 +43,13 @@ class RtdbCollection {
 // Why it cannot be a key (…/docs/database/usage/limits); empty: it can.
 [[nodiscard]] std::string rtdb_key_fault(std::string_view key);
 
+// Whether Google answers there for its databases; whether the emulator does that the environment names.
+[[nodiscard]] bool is_rtdb_url(std::string_view url);
+[[nodiscard]] bool is_rtdb_emulator_url(std::string_view url);
+// Of somebody who may read and write databases; to an emulator, of its owner.
+[[nodiscard]] Result<std::unique_ptr<GoogleToken>> rtdb_token(GoogleCredentials const& credentials, bool emulator,
+                                                              Clock& clock);
+
 struct RtdbEvent {
   std::string id;
   std::string_view key;

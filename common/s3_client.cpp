@@ -23,9 +23,7 @@ namespace inflight {
 
 namespace {
 
-constexpr Duration kWhole = std::chrono::hours(1);  // a request that moves takes no longer
 constexpr Duration kConnect = std::chrono::seconds(5);
-constexpr std::uint64_t kMaxAnswer = 16 << 20;
 
 bool is_bucket(std::string_view name) {
   // Those of old buckets too, which had upper case, '_' and up to 255 bytes.
@@ -131,12 +129,12 @@ struct S3Client::State {
     path = endpoint.substr(slash) + "/" + (is_virtual ? "" : bucket + "/");
 
     HttpOptions http_options;
-    http_options.max_in_flight = kInFlight;
-    http_options.timeout = kWhole;
+    http_options.max_in_flight = options.max_in_flight;
+    http_options.timeout = options.whole;
     http_options.connect_timeout = std::min(kConnect, options.timeout);
     http_options.stall = options.timeout;
-    http_options.max_body = kMaxAnswer;
-    http_options.decode = false;
+    http_options.max_body = options.max_body;
+    http_options.decode = options.decode;
     http_options.ca_bundle = config.ca_bundle;
     auto client = HttpClient::make(http_options, clock);
     if (!client) return client.status();
@@ -170,6 +168,7 @@ struct S3Client::State {
     answer.retry_after = response.retry_after;
     answer.etag = std::string(response.header("ETag"));
     std::erase(answer.etag, '"');
+    answer.type = std::string(response.header("Content-Type"));
     // Of a range `bytes 0-9/100`; of HEAD its length.
     std::string_view const range = response.header("Content-Range");
     std::string const size(range.empty() ? response.header("Content-Length") : range.substr(range.rfind('/') + 1));
@@ -179,9 +178,12 @@ struct S3Client::State {
       std::string_view why = response.error;  // `URL: why`
       if (std::size_t const at = why.find(": "); at != std::string_view::npos) why.remove_prefix(at + 2);
       answer.http = 0;
+      answer.too_large = response.cause == HttpCause::too_large && response.status == 200;
       std::string what = fmt::format("{}: {}: {}", name(request.key), base, why);
       if (response.cause == HttpCause::too_large || response.cause == HttpCause::protocol)
         answer.status = Status::usage(what + ": is it an S3 server?");
+      else if (response.cause == HttpCause::encoding)
+        answer.status = Status::rejected(std::move(what));
       else
         answer.status = {response.misdirected() ? Code::usage : Code::temporary, std::move(what)};
       return answer;
@@ -265,9 +267,11 @@ S3Client::Id S3Client::start(S3Request const& request, std::function<void(S3Answ
 
 void S3Client::forget(Id id) { state_->http->cancel(id, "not wanted any more"); }
 
-Status S3Client::wait(bool until_stop) {
+std::size_t S3Client::in_flight() const { return state_->http->in_flight(); }
+
+Status S3Client::wait(bool until_stop, Duration most) {
   if (until_stop && stopping()) return {Code::stopped, "stopped"};
-  return state_->http->turn(std::chrono::seconds(1));
+  return state_->http->turn(most);
 }
 
 S3Answer S3Client::ask(S3Request const& request, S3Patience patience) {

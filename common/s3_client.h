@@ -22,6 +22,10 @@ struct S3Options {
   std::string addressing = "auto";              // auto, path, virtual
   Duration timeout = std::chrono::seconds(30);  // a request that moves no byte for so long is tried again
   std::uint64_t multipart = 64 << 20;           // what is larger is put in parts; S3 wants 5 MiB at least of each
+  std::size_t max_in_flight = 16;               // of start()
+  Duration whole = std::chrono::hours(1);       // a request that moves takes no longer
+  std::uint64_t max_body = 16 << 20;            // of an answer
+  bool decode = false;                          // what the object's Content-Encoding names
 };
 
 struct S3Request {
@@ -43,8 +47,10 @@ struct S3Answer {
   int http = 0;  // 0: no answer came
   std::string code;
   std::string body;
-  std::string etag;       // without quotes
-  std::uint64_t total{};  // the object's size, of a range or of HEAD
+  std::string etag;        // without quotes
+  std::string type;        // Content-Type
+  bool too_large = false;  // the object is, and was not read
+  std::uint64_t total{};   // the object's size, of a range or of HEAD
   std::optional<Duration> retry_after;
 };
 
@@ -60,14 +66,14 @@ class S3Client {
 
   [[nodiscard]] S3Answer ask(S3Request const& request, S3Patience patience);
 
-  // Without waiting for the answer, at most kInFlight at a time; `done` runs in wait() or ask(), once, and not again
-  // after forget(). No second attempt is made.
-  static constexpr std::size_t kInFlight = 16;
+  // Without waiting for the answer, at most S3Options::max_in_flight at a time; `done` runs in wait() or ask(), once,
+  // and not again after forget(). No second attempt is made.
   using Id = std::size_t;
   Id start(S3Request const& request, std::function<void(S3Answer&)> done);
   void forget(Id id);
-  // Lets happen what can. Code::stopped: a stop signal came, and `until_stop`.
-  [[nodiscard]] Status wait(bool until_stop);
+  [[nodiscard]] std::size_t in_flight() const;
+  // Lets happen what can, for so long. Code::stopped: a stop signal came, and `until_stop`.
+  [[nodiscard]] Status wait(bool until_stop, Duration most = std::chrono::seconds(1));
 
   [[nodiscard]] std::string name(std::string const& key) const;  // s3://BUCKET/KEY
   [[nodiscard]] std::string endpoint() const;

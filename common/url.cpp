@@ -61,7 +61,7 @@ std::string percent_encode(std::string_view text) {
   return out;
 }
 
-std::string form_decode(std::string_view text) {
+std::string percent_decode(std::string_view text) {
   auto const digit = [](char c) {
     return c >= '0' && c <= '9'   ? c - '0'
            : c >= 'a' && c <= 'f' ? c - 'a' + 10
@@ -75,10 +75,16 @@ std::string form_decode(std::string_view text) {
       out += static_cast<char>(digit(text[i + 1]) << 4 | digit(text[i + 2]));
       i += 2;
     } else {
-      out += text[i] == '+' ? ' ' : text[i];
+      out += text[i];
     }
   }
   return out;
+}
+
+std::string form_decode(std::string_view text) {
+  std::string spaced(text);
+  std::replace(spaced.begin(), spaced.end(), '+', ' ');
+  return percent_decode(spaced);
 }
 
 std::string expand(std::string url, std::string_view name, std::string_view value) {

@@ -16,6 +16,8 @@ namespace inflight {
 [[nodiscard]] std::string_view dot_step(std::string_view url);
 // RFC 3986: all but letters, digits and -._~ as %XX.
 [[nodiscard]] std::string percent_encode(std::string_view text);
+// %XX as the bytes that they stand for; what else has a '%' stays as it is.
+[[nodiscard]] std::string percent_decode(std::string_view text);
 // What a form or a query says: %XX, and '+' for a blank.
 [[nodiscard]] std::string form_decode(std::string_view text);
 // `{name}` replaced by a value, percent-encoded, wherever it stands.

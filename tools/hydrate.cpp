@@ -15,7 +15,7 @@ Exit run(Cli& cli, Io& io) {
   options.add_to(cli);
   if (auto stop = cli.parse()) return *stop;
   if (std::string const mistake = options.mistake(); !mistake.empty()) return cli.wrong(mistake);
-  options.http.max_body = options.max_record;
+  options.documents.http.max_body = options.max_record;
   Progress const progress(cli.common());
   return hydrate(io, options);
 }

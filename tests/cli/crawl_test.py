@@ -1,5 +1,4 @@
 """crawl against the emulator: every key once and in order, whatever the answers' size, keys and faults; credentials; state."""
-import base64
 import json
 import os
 import pathlib
@@ -12,7 +11,8 @@ import unittest
 import urllib.parse
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from harness import BIN, HttpServer, run, tool, wait_for  # noqa: E402
+from google_tokens import Tokens  # noqa: E402
+from harness import BIN, run, tool, wait_for  # noqa: E402
 from rtdb_server import RtdbServer  # noqa: E402
 
 # In order: integers by number, shorter ones first; all others by their UTF-16 code units.
@@ -184,40 +184,6 @@ class Odd(Base):
     def test_options_that_contradict_each_other(self):
         for words in (("--state", "s"), ("--doc", "a", "--end-at", "b"), ("--rate", "1MiB/s"), ("--doc", "a/b"), ("--start-after", "x" * 769)):
             self.refused(2, "", *words)
-
-
-class Tokens(HttpServer):
-    """A token server that believes only what the account's key has signed."""
-
-    def __init__(self, folder):
-        super().__init__()
-        self.folder, self.given, self.refuse = folder, 0, None
-        for command in (["genpkey", "-algorithm", "RSA", "-out", "key"], ["pkey", "-in", "key", "-pubout", "-out", "pub"]):
-            done = run(["openssl", *command], cwd=folder)
-            assert done.exit == 0, done
-        self.account = {"type": "service_account", "client_email": "crawler@shop.iam", "private_key_id": "k1",
-                        "private_key": (folder / "key").read_text(), "token_uri": self.url + "/token"}
-
-    def handle(self, request):
-        form = urllib.parse.parse_qs(request.rfile.read(int(request.headers["Content-Length"])).decode())
-        body, status = {"error": "invalid_grant", "error_description": self.refuse or "Invalid JWT Signature."}, 400
-        head, claims, signature = form["assertion"][0].split(".")
-        decode = lambda text: base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))  # noqa: E731
-        (self.folder / "sig").write_bytes(decode(signature))
-        verified = run(["openssl", "dgst", "-sha256", "-verify", "pub", "-signature", "sig"], f"{head}.{claims}", cwd=self.folder)
-        claims, head = json.loads(decode(claims)), json.loads(decode(head))
-        good = (verified.exit == 0 and claims["iss"] == "crawler@shop.iam" and claims["aud"] == self.url + "/token"
-                and claims["exp"] - claims["iat"] == 3600 and "firebase.database" in claims["scope"]
-                and head == {"alg": "RS256", "typ": "JWT", "kid": "k1"}
-                and form["grant_type"] == ["urn:ietf:params:oauth:grant-type:jwt-bearer"])
-        if good and not self.refuse:
-            self.given += 1
-            body, status = {"access_token": f"secret-token-{self.given}", "expires_in": 3600, "token_type": "Bearer"}, 200
-        text = json.dumps(body).encode()
-        request.send_response(status)
-        request.send_header("Content-Length", str(len(text)))
-        request.end_headers()
-        request.wfile.write(text)
 
 
 class Credentials(Base):
