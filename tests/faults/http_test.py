@@ -110,7 +110,7 @@ class HttpFaults(unittest.TestCase):
                 except BaseException:
                     print(f"\nSEED={seed}", file=sys.stderr)
                     for line in job.lines:
-                        print(f"---- {line.name}\n{(job.folder / f'{line.name}.err').read_text(errors='replace')[-2500:]}", file=sys.stderr)
+                        print(f"---- {line.name}\n{line.said()}", file=sys.stderr)
                     raise
                 finally:
                     for line in job.lines:

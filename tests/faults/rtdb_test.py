@@ -8,16 +8,16 @@ import json
 import os
 import pathlib
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from harness import BIN, tool, wait_for  # noqa: E402
+from harness import BIN, wait_for  # noqa: E402
 from rtdb_server import RtdbServer  # noqa: E402
+
+from subscriber import Command  # noqa: E402
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "10"))
 PER_SEED = 10
@@ -25,63 +25,11 @@ DOCUMENTS = 1500
 CHANGES = 40  # of a round
 
 
-def descendants(pid):
-    found = []
-    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            for child in task.read_text().split():
-                found += [int(child), *descendants(int(child))]
-        except OSError:
-            continue
-    return found
-
-
-def name_of(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
-
-
-class Line:
-    """crawl or listen, started again and again. What they tell goes to an exchange each."""
+class Source(Command):
+    """crawl or listen. What they tell goes to an exchange each."""
 
     def __init__(self, job, name, *words):
-        self.job, self.name, self.words, self.process = job, name, words, None
-        self.err = open(job.folder / f"{name}.err", "ab")
-
-    def running(self):
-        return self.process is not None and self.process.poll() is None
-
-    def start(self):
-        if not self.running():
-            self.process = subprocess.Popen(
-                [tool(self.name), self.job.db.url + "/orders", "--state", f"{self.name}.state", "--takeover", "5s", *self.words, "--",
-                 f"publish {self.name}.x/"],
-                cwd=self.job.folder, env=self.job.environment, stdin=subprocess.DEVNULL, stdout=self.err, stderr=self.err)
-
-    def kill(self, what):
-        if not self.running():
-            return False
-        victims = [self.process.pid] if what == self.name else [p for p in descendants(self.process.pid) if name_of(p) == what]
-        for pid in victims:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                return False
-        if what == self.name:
-            self.process.wait()
-        return bool(victims)
-
-    def end(self):
-        if self.running():
-            for pid in [*descendants(self.process.pid), self.process.pid]:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            self.process.wait()
-        self.err.close()
+        super().__init__(job, name, name, job.db.url + "/orders", "--state", f"{name}.state", "--takeover", "5s", *words, "--", f"publish {name}.x/")
 
     def told(self):
         """In the order of the exchange."""
@@ -97,8 +45,8 @@ class Job:
     def __init__(self, folder, db, seed):
         self.folder, self.db, self.chance = pathlib.Path(folder), db, random.Random(seed)
         self.environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
-        self.listen = Line(self, "listen", "--silence", "2s")
-        self.crawl = Line(self, "crawl", "--after", "listen.state", "--rate", "250/s")
+        self.listen = Source(self, "listen", "--silence", "2s")
+        self.crawl = Source(self, "crawl", "--after", "listen.state", "--rate", "250/s")
         self.killed = collections.Counter()
         self.changed = collections.Counter()  # by key, how often
         self.history = {}
@@ -211,8 +159,8 @@ class RtdbFaults(unittest.TestCase):
                 job.finish(self)
             except BaseException:
                 print(f"\nSEED={seed}", file=sys.stderr)
-                for name in "listen", "crawl":
-                    print(f"---- {name}\n{(job.folder / f'{name}.err').read_text(errors='replace')[-2500:]}", file=sys.stderr)
+                for source in job.listen, job.crawl:
+                    print(f"---- {source.name}\n{source.said()}", file=sys.stderr)
                 raise
             finally:
                 job.listen.end()
