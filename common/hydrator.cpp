@@ -31,8 +31,8 @@ bool says_nothing(std::string_view type) {
 
 std::string_view without_parameters(std::string_view type) { return type.substr(0, type.find(';')); }
 
-// What becomes of an event that holds the document; Code::rejected: it is none.
-Status write_document(Record const& record, DocumentAnswer& document, std::string& out) {
+// What becomes of an event that holds the document, asked for at this time; Code::rejected: it is none.
+Status write_document(Record const& record, DocumentAnswer& document, std::string const& asked, std::string& out) {
   std::string& body = document.body;
   std::string scratch;
   std::string_view type = document.type;
@@ -47,7 +47,7 @@ Status write_document(Record const& record, DocumentAnswer& document, std::strin
     // A line end in it is white space.
     std::replace_if(
         body.begin(), body.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
-    Edit const edits[] = {{"datacontenttype", "\"application/json\""}, {"data", body}};
+    Edit const edits[] = {{"fetchedtime", asked}, {"datacontenttype", "\"application/json\""}, {"data", body}};
     record.write(out, edits);
     return {};
   }
@@ -63,17 +63,18 @@ Status write_document(Record const& record, DocumentAnswer& document, std::strin
   }
   std::string().swap(body);
   std::string const kind = json_string(type);
-  Edit const edits[] = {{"datacontenttype", kind}, {text ? "data" : "data_base64", raw}};
+  Edit const edits[] = {{"fetchedtime", asked}, {"datacontenttype", kind}, {text ? "data" : "data_base64", raw}};
   record.write(out, edits);
   return {};
 }
 
 // The event as the deletion of what it names.
-void write_deletion(Record const& record, std::string& out) {
+void write_deletion(Record const& record, std::string const& asked, std::string& out) {
   std::string scratch;
   std::string_view const type = record.text("type", scratch);
   std::string const deleted = json_string(fmt::format("{}.deleted", type.substr(0, type.rfind('.'))));
   Edit const edits[] = {{"type", type.ends_with("deleted") ? std::nullopt : std::optional<std::string_view>(deleted)},
+                        {"fetchedtime", asked},
                         {"datacontenttype", std::nullopt},
                         {"data", std::nullopt}};
   record.write(out, type.ends_with("deleted") ? std::span(edits).subspan(1) : std::span(edits));
@@ -226,7 +227,9 @@ class Hydrator final : RecordTaker, SinkRequests {
   void start(SinkRecord const& record, std::size_t number) override {
     std::string scratch;
     std::string_view const reference = unquote(record.record.attribute("dataref").raw, scratch);
-    documents_->start(reference, [this, number](DocumentAnswer& document) { answered(number, document); });
+    documents_->start(reference, [this, number, asked = io_.clock.now()](DocumentAnswer& document) {
+      answered(number, document, asked);
+    });
   }
 
   Status turn(Duration wait, std::vector<SinkAnswer>& answers) override {
@@ -236,11 +239,11 @@ class Hydrator final : RecordTaker, SinkRequests {
     return status;
   }
 
-  void answered(std::size_t number, DocumentAnswer& document) {
+  void answered(std::size_t number, DocumentAnswer& document, Time asked) {
     SinkAnswer answer{number, document.status, document.retry_after, document.load, document.doubts};
     bodies_.resize(std::max(bodies_.size(), number + 1));
     Body& body = bodies_[number];
-    body = {};
+    body = {.asked = asked};
     if (document.missing && options_.missing == "delete") {
       answer.status = {};
       answer.doubts = 0;
@@ -269,10 +272,11 @@ class Hydrator final : RecordTaker, SinkRequests {
     Place& place = places_[last.group - first_];
     if (outcome->fate == SinkFlight::Fate::stored) {
       Body& body = bodies_[answer.number];
+      std::string const asked = json_string(format_rfc3339(body.asked));
       if (body.deleted) {
-        write_deletion(last.record, place.line);
+        write_deletion(last.record, asked, place.line);
       } else {
-        why = write_document(last.record, body.document, place.line);
+        why = write_document(last.record, body.document, asked, place.line);
         if (why.ok() && place.line.size() > options_.max_record)
           why =
               Status::rejected(fmt::format("with its document it has {} bytes, over --max-record", place.line.size()));
@@ -332,8 +336,9 @@ class Hydrator final : RecordTaker, SinkRequests {
   }
 
   struct Body {
-    DocumentAnswer document;
+    DocumentAnswer document{};
     bool deleted = false;
+    Time asked{};
   };
 
   Io& io_;

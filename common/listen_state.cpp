@@ -59,7 +59,7 @@ Status ListenState::open(std::string const& path, std::string const& source) {
         std::pair{"UPDATE documents SET digest=?2 WHERE number=?1", &update_},
         std::pair{"DELETE FROM documents WHERE number=?1", &erase_},
         std::pair{"SELECT position FROM pending WHERE key=?1 AND position>=?2 LIMIT 1", &joined_},
-        std::pair{"UPDATE pending SET deleted=?2 WHERE position=?1", &rejoin_},
+        std::pair{"UPDATE pending SET deleted=?2,recorded=?3 WHERE position=?1", &rejoin_},
         std::pair{"INSERT INTO pending(key,deleted,recorded) VALUES(?1,?2,?3)", &pend_},
         std::pair{"SELECT position,key,deleted,recorded FROM pending WHERE position>=?1 ORDER BY position LIMIT ?2",
                   &pending_},
@@ -220,7 +220,7 @@ Status ListenState::pend(std::string_view key, bool deleted) {
   if (*joined) {
     std::int64_t const position = joined_.integer(0);
     joined_.reset();
-    return rejoin_.bind(1, position).bind(2, std::int64_t{deleted}).run();
+    return rejoin_.bind(1, position).bind(2, std::int64_t{deleted}).bind(3, clock_->now().ns).run();
   }
   return pend_.bind(1, key).bind(2, std::int64_t{deleted}).bind(3, clock_->now().ns).run();
 }

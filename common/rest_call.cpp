@@ -97,8 +97,8 @@ Result<RestCalls> RestCalls::make(RestOptions const& options) {
   if (options.version_header.empty()) {
     calls.version_.reset();
     paths.resize(calls.body_ ? 1 : 0);
-  } else if (options.version_header.find_first_of(": \t\r\n") != std::string::npos || !calls.version_) {
-    return Status::usage("--version-header: not the name of a header, or nothing to say in it");
+  } else if (options.version_header.find_first_of(": \t\r\n") != std::string::npos) {
+    return Status::usage("--version-header: not the name of a header");
   }
   if (!paths.empty()) calls.selector_.emplace(paths);
   return calls;
@@ -148,9 +148,12 @@ Status RestCalls::write_body(Record const& record, std::string& headers_out, std
 }
 
 Status RestCalls::write_version(Record const& record, std::string& out) {
-  // A deletion has no data.
-  Value value = values_.back();
-  if (!value && version_->in_data() && record.is_deletion()) value = record.attribute("recordedtime");
+  Value value = version_ ? values_.back() : Value{};
+  // By default; and a deletion has no data.
+  if (!version_ || (!value && version_->in_data() && record.is_deletion())) {
+    value = record.attribute("fetchedtime");
+    if (!value) value = record.attribute("recordedtime");
+  }
   std::string text;
   std::string_view const shown = unquote(value.raw, text);
   if (value.kind == Value::Kind::number && shown.find_first_not_of("0123456789") == std::string_view::npos) {
@@ -159,8 +162,8 @@ Status RestCalls::write_version(Record const& record, std::string& out) {
   }
   auto const time = parse_rfc3339(shown);
   if (value.kind != Value::Kind::string || !time) {
-    return Status::rejected(
-        fmt::format("it has no {} that is a time or a whole number (--version-from)", version_->text()));
+    return Status::rejected(fmt::format("it has no {} that is a time or a whole number (--version-from)",
+                                        version_ ? version_->text() : "recordedtime"));
   }
   out += fmt::format("{}: {}\n", options_.version_header, time->ns / 1000);
   return {};
@@ -176,7 +179,7 @@ Status RestCalls::write(Record const& record, std::string& call) {
   if (!deletion) {
     if (Status status = write_body(record, headers_, body_text_); !status.ok()) return status;
   }
-  if (version_) {
+  if (!options_.version_header.empty()) {
     if (Status status = write_version(record, headers_); !status.ok()) return status;
   }
   std::string_view const verb = deletion ? "DELETE" : std::string_view(options_.method);

@@ -22,7 +22,7 @@ struct RestOptions {
   std::string body;  // the path of what is sent; empty: the data
   std::string conflict = "reject";
   std::string version_header;
-  std::string version = "recordedtime";  // the path of what it says
+  std::string version{};  // the path of what it says; empty: fetchedtime, else recordedtime
   bool allow_html = false;
 };
 

@@ -9,6 +9,7 @@
 In CMake: add_test(NAME … COMMAND python3 FILE) with INFLIGHT_BIN (folder of the tools) and PYTHONPATH
 (this folder) in its environment; without INFLIGHT_BIN the release build is taken.
 """
+import calendar
 import collections
 import contextlib
 import ctypes
@@ -74,6 +75,12 @@ def wait_for(condition, timeout=30, what="the condition"):
             return value
         time.sleep(0.01)
     raise TimeoutError(f"waited {timeout} s for {what}")
+
+
+def nanoseconds(text):
+    """RFC 3339 with Z, any number of digits."""
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    return calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) * 10**9 + int((fraction + "0" * 9)[:9])
 
 
 def certificate(folder, names="IP:127.0.0.1,DNS:localhost"):

@@ -116,6 +116,13 @@ class Requests(HttpWrite):
         self.assertIn("line 1: an event without data (hydrate fetches", self.rejections(done))
         self.assertEqual([a.path for a in server.asked], ["/orders/s2"])
 
+    def test_what_was_fetched_later_is_the_newer_version_whenever_it_was_recorded(self):
+        server = self.server()
+        late, early = ({"fetchedtime": f"2018-07-01T00:00:0{n}Z"} for n in (3, 2))
+        self.silent(write(server, [event(1, {}, **late), event(2, {}, **early), event(3, type="t.deleted", **late),
+                                   event(4, {}, recordedtime="2018-07-01T00:00:01Z")], "--version-header", "X-Version", "--max-in-flight", "1"))
+        self.assertEqual([int(a.headers["X-Version"]) - 1530403200000000 for a in server.asked], [3000000, 2000000, 3000000, 1000000])
+
     def test_the_version_is_the_recorded_time_in_microseconds_or_what_is_named(self):
         server = self.server()
         self.silent(write(server, [event(1, {"v": 41, "at": "1970-01-01T00:00:01Z"})], "--version-header", "X-Version"))

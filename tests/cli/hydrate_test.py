@@ -15,7 +15,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from google_tokens import Tokens  # noqa: E402
-from harness import BIN, certificate, free_port, run, tool, wait_for  # noqa: E402
+from harness import BIN, certificate, free_port, nanoseconds, run, tool, wait_for  # noqa: E402
 from rest_server import RestServer, event, lines  # noqa: E402
 from rtdb_server import RtdbServer  # noqa: E402
 from s3_server import ALL  # noqa: E402
@@ -54,6 +54,17 @@ class Documents(Hydrate):
         made = json.loads(done.stdout)
         self.assertEqual((made["id"], made["own"], made["dataref"], made["datacontenttype"]),
                          ("e1", [1], f"{server.url}/s1", "application/json"))
+
+    def test_when_it_was_asked_for_stands_in_the_event_also_if_it_is_gone(self):
+        asked = []
+        server = self.server(lambda *_: asked.append(time.time_ns()) or (503 if len(asked) == 1 else None))
+        server.documents.update({"/s1": b"1", "/s2": b"null"})
+        before = time.time_ns()
+        made = self.hydrate([self.id_only(server, n, fetchedtime="2018-07-01T00:00:00Z") for n in (1, 2)], "--max-in-flight", "1")
+        self.assertEqual((len(asked), made[0]["data"], made[1]["type"]), (3, 1, "t.deleted"))
+        times = [nanoseconds(e["fetchedtime"]) for e in made]
+        # The first is refused, the second asked for meanwhile; what counts is the request that was answered.
+        self.assertTrue(before < asked[0] < times[0] < asked[2] and before < times[1] < asked[1], (before, times, asked))
 
     def test_what_has_data_or_no_reference_passes_and_nobody_is_asked(self):
         server = self.server()

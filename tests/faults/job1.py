@@ -9,7 +9,6 @@ FAULT_ROUNDS=300 for the long form; SEED=N to begin with the seed of a run befor
 """
 import base64
 import bisect
-import calendar
 import collections
 import contextlib
 import json
@@ -28,7 +27,7 @@ import urllib.request
 import xml.etree.ElementTree as ET
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from harness import BIN, end_with_the_test, run, tool, wait_for  # noqa: E402
+from harness import BIN, end_with_the_test, nanoseconds, run, tool, wait_for  # noqa: E402
 
 from processes import adopt_orphans, alive, descendants, environment, kill, of_lines, reap_orphans  # noqa: E402
 
@@ -41,13 +40,6 @@ class Down(Exception):
 
 
 # ---- what stands where
-
-def nanoseconds(text):
-    """RFC 3339 with Z, any number of digits."""
-    whole, _, fraction = text.rstrip("Z").partition(".")
-    seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
-    return seconds * 10**9 + int((fraction + "0" * 9)[:9])
-
 
 class Journal:
     """The segments as plain NDJSON. grow() reads no further than it is told: what lies behind may be taken back."""

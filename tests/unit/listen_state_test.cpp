@@ -73,8 +73,10 @@ TEST_CASE("changes of one document join until its event was put out") {
   REQUIRE(state.open("", "here"));
   baseline(state);
   REQUIRE(state.saw("a", "1"));
+  Time const first = state.pending(0, 1)->front().recorded;
   REQUIRE(state.saw_deletion("a"));
   CHECK(pending(state) == "1a- ");
+  CHECK(state.pending(0, 1)->front().recorded > first);  // of the deletion: what was fetched before is older
   state.put_out(2);
   REQUIRE(state.saw("a", "0"));
   REQUIRE(state.saw_part("b"));
