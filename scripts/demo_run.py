@@ -175,6 +175,10 @@ class Panel:
         print(above + "".join(f"\x1b[K{text}\n" for text in texts) + "\x1b[J", end="", flush=True)
         self.drawn = len(texts)
 
+    def leave(self):
+        """What is drawn stays, the next is drawn below."""
+        self.drawn = 0
+
 
 def count(label, value, want=None):
     good = want is None or value == want
