@@ -16,6 +16,7 @@
 #include "common/rest_call.h"
 #include "common/sink_flight.h"
 #include "common/stop.h"
+#include "common/time.h"
 #include "common/url.h"
 
 namespace inflight {
@@ -27,8 +28,8 @@ constexpr Duration kIdle = std::chrono::milliseconds(200);
 constexpr Duration kLook = std::chrono::seconds(1);
 constexpr Duration kPoll = std::chrono::milliseconds(2);  // for input, while answers are waited for
 
-// What becomes of an event that holds `body`; Code::rejected: it is no document.
-Status write_document(Record const& record, HttpResponse& response, std::string& out) {
+// What becomes of an event that holds `body`; Code::rejected: it is no document. `edits`: what else is changed in it.
+Status write_document(Record const& record, HttpResponse& response, std::vector<Edit> edits, std::string& out) {
   std::string& body = response.body;
   std::string_view const type = response.header ? response.header("Content-Type") : std::string_view{};
   std::string_view const bare = type.substr(0, type.find(';'));
@@ -39,7 +40,7 @@ Status write_document(Record const& record, HttpResponse& response, std::string&
     // A line end in it is white space.
     std::replace_if(
         body.begin(), body.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
-    Edit const edits[] = {{"datacontenttype", "\"application/json\""}, {"data", body}};
+    edits.insert(edits.end(), {{"datacontenttype", "\"application/json\""}, {"data", body}});
     record.write(out, edits);
     return {};
   }
@@ -56,20 +57,35 @@ Status write_document(Record const& record, HttpResponse& response, std::string&
   }
   std::string().swap(body);
   std::string const kind = json_string(type);
-  Edit const edits[] = {{"datacontenttype", kind}, {text ? "data" : "data_base64", raw}};
+  edits.insert(edits.end(), {{"datacontenttype", kind}, {text ? "data" : "data_base64", raw}});
   record.write(out, edits);
   return {};
 }
 
 // The event as the deletion of what it names.
-void write_deletion(Record const& record, std::string& out) {
+void write_deletion(Record const& record, std::vector<Edit> edits, std::string& out) {
   std::string scratch;
   std::string_view const type = record.text("type", scratch);
   std::string const deleted = json_string(fmt::format("{}.deleted", type.substr(0, type.rfind('.'))));
-  Edit const edits[] = {{"type", type.ends_with("deleted") ? std::nullopt : std::optional<std::string_view>(deleted)},
-                        {"datacontenttype", std::nullopt},
-                        {"data", std::nullopt}};
-  record.write(out, type.ends_with("deleted") ? std::span(edits).subspan(1) : std::span(edits));
+  edits.insert(edits.end(), {{"datacontenttype", std::nullopt}, {"data", std::nullopt}});
+  if (!type.ends_with("deleted")) edits.push_back({"type", deleted});
+  record.write(out, edits);
+}
+
+// Of events that one document serves, the last one leaves, with the newest recordedtime of them: crawl's is that of its
+// list, and may be older than that of a change before it, whose version the sink would then take for an older one.
+std::vector<Edit> newest_recorded(std::vector<SinkFlight::Job> const& jobs) {
+  std::string_view newest;
+  std::optional<Time> at;
+  std::string scratch;
+  for (SinkFlight::Job const& job : jobs) {
+    auto const time = parse_rfc3339(job.record->record.text("recordedtime", scratch));
+    if (!time || (at && *time < *at)) continue;
+    at = time;
+    newest = job.record->record.attribute("recordedtime").raw;
+  }
+  if (!at || newest == jobs.back().record->record.attribute("recordedtime").raw) return {};
+  return {{"recordedtime", newest}};
 }
 
 class Hydrator final : RecordTaker, SinkRequests {
@@ -314,10 +330,10 @@ class Hydrator final : RecordTaker, SinkRequests {
     if (outcome->fate == SinkFlight::Fate::stored) {
       Body& body = bodies_[answer.number];
       if (body.deleted) {
-        write_deletion(last.record, place.line);
+        write_deletion(last.record, newest_recorded(outcome->jobs), place.line);
       } else {
         body.response.header = [&body](char const*) { return std::string_view(body.type); };
-        why = write_document(last.record, body.response, place.line);
+        why = write_document(last.record, body.response, newest_recorded(outcome->jobs), place.line);
         if (why.ok() && place.line.size() > options_.max_record)
           why =
               Status::rejected(fmt::format("with its document it has {} bytes, over --max-record", place.line.size()));

@@ -136,6 +136,28 @@ class LatestWins(Hydrate):
         self.assertEqual(sorted(a.path for a in server.asked), ["/a", "/a", "/b", "/c"])
         self.assertEqual(server.side_by_side, 0)
 
+    def test_of_events_that_join_the_newest_recordedtime_leaves(self):
+        """crawl's events are recorded when their keys are listed, and may come behind a change that listen told later."""
+        released = threading.Event()
+        server = self.server(lambda asked, _: released.wait(20) and None if asked.path == "/a" else None)
+        server.documents |= {"/a": b'"a"', "/b": b'"b"', "/gone": b"null"}
+        at = [f"2018-07-01T00:00:0{n}Z" for n in range(10)]
+        records = [self.id_only(server, n, subject, **({} if time is None else {"recordedtime": time}))
+                   for n, (subject, time) in enumerate([("a", at[0]), ("b", at[5]), ("gone", at[7]), ("b", "2018-07-01T02:00:07+02:00"),
+                                                        ("b", at[1]), ("gone", at[1]), ("c", at[2])])]
+        server.documents["/c"] = b'"c"'
+        with subprocess.Popen([tool("hydrate"), "--max-in-flight", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            process.stdin.write(lines(records[0]))
+            process.stdin.flush()
+            wait_for(lambda: server.asked)
+            process.stdin.write(lines(*records[1:]))
+            process.stdin.close()
+            released.set()
+            made = [json.loads(line) for line in process.stdout]
+        self.assertEqual([(e["id"], e["recordedtime"]) for e in made],
+                         [("e0", at[0]), ("e4", "2018-07-01T02:00:07+02:00"), ("e5", at[7]), ("e6", at[2])])
+        self.assertTrue(made[2]["type"].endswith("deleted"))
+
     def test_all_positions_are_named(self):
         server = self.server(delay=lambda: 0.002)
         server.documents |= {f"/s{n}": str(n).encode() for n in range(5)}
