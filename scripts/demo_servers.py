@@ -7,7 +7,8 @@ import sys
 import tempfile
 import time
 
-from demo_stores import Failed, Reading, Status, Stores, ids_of_object
+from demo_run import Failed
+from demo_stores import Reading, Status, Stores, ids_of_object
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 from influx_server import InfluxServer, installed  # noqa: E402

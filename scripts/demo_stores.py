@@ -12,10 +12,6 @@ Reading = collections.namedtuple("Reading", "unit time event power")  # event: t
 Status = collections.namedtuple("Status", "unit time state power health")
 
 
-class Failed(Exception):
-    """Something that the user should know; the demo ends."""
-
-
 class Stores:
     """What the three subscribers write to. All of it stands in the demo's folder, which clean-up removes; processes have the
     demo's environment, by which clean-up finds them."""

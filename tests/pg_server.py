@@ -24,8 +24,8 @@ def bin_folder():
 
 
 BIN = bin_folder()
-# Neither the server nor PgBouncer runs as root.
-AS = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+# Neither the server nor PgBouncer runs as root. Another user's process is no more told that its parent is gone, unless it asks.
+AS = ["setpriv", "--pdeathsig=KILL", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
 
 
 class Postgres(PrivateServer):

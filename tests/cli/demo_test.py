@@ -3,61 +3,24 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
 import sys
-import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from demo_case import DemoCase, processes  # noqa: E402
 from harness import BIN, ROOT, run, wait_for  # noqa: E402
 
 DEMO = ROOT / "scripts" / "demo"
 
 
-def processes(folder):
-    """Those that have `folder` in their environment, as TMPDIR or otherwise, or work in it."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if (str(folder).encode() in pathlib.Path(f"/proc/{pid}/environ").read_bytes()
-                    or os.readlink(f"/proc/{pid}/cwd").startswith(str(folder))):
-                found.append(int(pid))
-        except OSError:
-            continue
-    return found
-
-
-class Demo(unittest.TestCase):
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory(prefix="inflight-test-")
-        self.addCleanup(folder.cleanup)
-        self.folder = pathlib.Path(folder.name)
-
-    def start(self, *arguments, **options):
-        environment = dict(os.environ, TMPDIR=str(self.folder), **options.pop("env", {}))
-        return subprocess.Popen([DEMO, BIN, "--units", "50", "--every", "200ms", *arguments], env=environment,
-                                stdin=subprocess.DEVNULL, stdout=options.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE,
-                                text=True, start_new_session=True, **options)
-
-    def assert_nothing_is_left(self):
-        self.assertEqual(list(self.folder.iterdir()), [])
-        self.assertEqual(processes(self.folder), [])
-
-    def stage(self, name):
-        """The pid of a stage that runs."""
-        for pid in processes(self.folder):
-            try:
-                if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() == name:
-                    return pid
-            except OSError:
-                continue
-        return None
+class Demo(DemoCase):
+    script, arguments = "demo", ("--units", "50", "--every", "200ms")
 
     def assert_counts(self, process):
         """The figures of the end, by what stands before the bracket of each, and all of the output."""
         out, err = process.communicate(timeout=120)
         self.assertEqual((process.returncode, err), (0, ""), out)
-        figures = {label: int(value.replace(",", "")) for label, value in re.findall(r"^  (\w[^(\n]*?)(?: \(.*\))?  +([\d,]+)$", out, re.M)}
+        figures = self.figures(out)
         self.assertEqual((figures["lost"], figures["doubled"]), (0, 0))
         self.assertGreater(figures["events fetched"], 100)
         self.assertEqual(figures["archived"], figures["events fetched"])
@@ -88,12 +51,10 @@ class Demo(unittest.TestCase):
                 (signal.SIGINT, "influx-write", "--servers")]:
             with self.subTest(number=number, moment=moment):
                 process = self.start("--seconds", "60", *more)
-                wait_for(lambda: self.stage(moment) or process.poll() is not None, what=moment)
+                self.when(moment, process)
                 process.send_signal(number)
                 process.send_signal(number)  # once more does no harm
-                out, err = process.communicate(timeout=60)
-                self.assertEqual((process.returncode, err), (128 + number, ""), out)
-                self.assert_nothing_is_left()
+                self.assert_ended_by(process, number)
 
     def test_a_reader_that_goes_away_ends_it_and_nothing_is_left(self):
         for more in [], ["--servers"]:

@@ -13,13 +13,14 @@ import sys
 import tempfile
 import threading
 import unittest
+from urllib.parse import unquote
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, ROOT, Server, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
 from pg_server import Postgres  # noqa: E402
 from redis_server import Redis  # noqa: E402
-from rest_server import RestServer  # noqa: E402
+from rest_server import RestServer, lines  # noqa: E402
 from rtdb_server import RtdbServer  # noqa: E402
 from s3_server import Swift  # noqa: E402
 
@@ -105,7 +106,7 @@ class Examples(unittest.TestCase):
             pg.sql(f"CREATE DATABASE {name}")
             pg.sql("CREATE TABLE reading(subject text, time timestamptz, power float8, PRIMARY KEY(subject,time));"
                    "INSERT INTO reading VALUES('bsu-1','2018-07-01T00:00:00Z',1.5)", name)
-        cls.rest = cls.enterClassContext(RestServer())
+        cls.rest = cls.enterClassContext(RestServer(cls.list_orders))
         cls.rest.documents["/orders/o1"] = '{"id":"o1"}'
         cls.rtdb = cls.enterClassContext(RtdbServer("--documents", "20"))
         cls.change_for_ever()
@@ -146,10 +147,18 @@ class Examples(unittest.TestCase):
             n = 0
             while not ended.wait(0.05):
                 n += 1
-                cls.rtdb.put("orders/changing", n)
+                cls.rtdb.put("orders/changing", {"number": n})
         thread = threading.Thread(target=change)
         thread.start()
         cls.addClassCleanup(lambda: (ended.set(), thread.join()))
+
+    @staticmethod
+    def list_orders(asked, rest):
+        """The service's answer to GET /orders: each order a line."""
+        if (asked.method, asked.path) != ("GET", "/orders"):
+            return None
+        orders = {unquote(path.removeprefix("/orders/")): json.loads(body) for path, body in rest.documents.items() if path.startswith("/orders/")}
+        return 200, lines(*({"key": key, **order} for key, order in orders.items() if isinstance(order, dict)))
 
     @classmethod
     def prepare(cls, command, stdin=""):
@@ -182,9 +191,12 @@ class Examples(unittest.TestCase):
 
     def try_out(self, command, box):
         done = run(["bash", "-o", "pipefail", "-c", command], cwd=box, env=self.environment)
-        if "--check" in command:
+        if "--check" in command and "orders/" not in command:
             self.assertEqual((done.exit, done.stdout), (1, ""))
             self.assertRegex(done.stderr, r"\Aconsume: .*dead.*\n\Z")
+        elif command.startswith("reconcile ") and "/orders" in command:  # the two sides are of different examples
+            self.assertEqual((done.exit, done.stdout), (1, ""), done.stderr)
+            self.assertRegex(done.stderr, r"\nreconcile: different: \d+ keys on the left, .*\n\Z")
         else:
             self.assertEqual(done.exit, 0, done.stderr)
             self.assert_messages(command, done.stderr)

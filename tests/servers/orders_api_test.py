@@ -73,7 +73,7 @@ class Orders(Base):
                 ({"lines": [1]}, "a line is not an object"), ({"lines": [{"sku": "A", "quantity": 0, "cents": 1}]}, "of a line, quantity"),
                 ({"lines": [{"sku": "A", "quantity": 1}]}, "of a line, cents is missing"), ({"total": "1"}, "total is not a number"),
                 ({"gift": 1}, "gift is not true or false"), ({"note": None}, "note is not a text"),
-                ({"color": "red"}, '\\"color\\" is nothing that an order has'), ({"note": "a\0b"}, "\\\\u0000")]:
+                ({"color": "red"}, '"color" is nothing that an order has'), ({"note": "a\0b"}, "\\u0000")]:
             document = {name: value for name, value in {**FULL, **change}.items() if value is not ...}
             status, _, text = self.api.request("PUT", "/orders/k", document)
             self.assertEqual((status, reason in text), (422, True), text)
@@ -217,7 +217,7 @@ class Rules(Base):
         self.api.rules(refuse=[{"field": "/status", "value": "lost", "message": "lost is no status"},
                                {"field": "/lines/*/sku", "value": "SKU-2-1", "status": 400}, {"field": "/gift"}])
         status, _, text = self.api.request("PUT", "/orders/k", order(1, "lost"))
-        self.assertEqual((status, text), (422, '{"error":"lost is no status"}\n'))
+        self.assertEqual((status, text), (422, "lost is no status\n"))
         self.assertEqual([self.api.put("k", order(2, lines=2)), self.api.put("k", order(1, gift=False)), self.api.put("k", order(1))], [400, 422, 201])
         self.api.rules()
         self.assertEqual(self.api.put("k", order(1, "lost")), 204)

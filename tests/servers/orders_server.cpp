@@ -21,9 +21,7 @@ namespace {
 
 constexpr std::string_view kOrders = "/orders";
 
-std::string error_body(std::string_view why) {
-  return json{{"error", why}}.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
-}
+std::string error_body(std::string_view why) { return std::string(why) + "\n"; }
 
 // A path as it is written; it stays so, as a C string would end at %00. Nothing: it is no good.
 std::optional<std::string> decoded(std::string_view text) {
@@ -144,7 +142,8 @@ MHD_Result OrdersServer::send(MHD_Connection* connection, Request& request, Answ
   if (answer.close) return MHD_NO;
   MHD_Response* response =
       MHD_create_response_from_buffer(answer.body.size(), const_cast<char*>(answer.body.data()), MHD_RESPMEM_MUST_COPY);
-  if (!answer.body.empty()) MHD_add_response_header(response, "Content-Type", "application/json");
+  if (!answer.body.empty())
+    MHD_add_response_header(response, "Content-Type", answer.status < 300 ? "application/json" : "text/plain");
   if (!answer.retry_after.empty()) MHD_add_response_header(response, "Retry-After", answer.retry_after.c_str());
   if (!answer.allow.empty()) MHD_add_response_header(response, "Allow", answer.allow.c_str());
   MHD_Result const queued = MHD_queue_response(connection, answer.status, response);
