@@ -35,7 +35,8 @@ struct RtdbOptions {
   std::string data;   // a log of all writes, read at the start
   std::string keep_alive = "30s";
   std::uint64_t max_response = 256'000'000, max_write = 256'000'000;  // [limits]
-  std::string tokens;  // that are accepted, by commas; empty: no token is asked for
+  std::uint64_t max_range = 0;  // bytes between the bounds of a query, whatever its limit; 0: as many as there are
+  std::string tokens;           // that are accepted, by commas; empty: no token is asked for
 };
 
 // How many there were in the second that had most, in steps of a tenth.
