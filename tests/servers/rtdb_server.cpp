@@ -102,16 +102,11 @@ std::string json_of(Node const* node) {
 }  // namespace
 
 void BusiestSecond::add(std::uint64_t count) {
-  std::int64_t const now = Steady::now().time_since_epoch() / 100ms;
-  auto& [tenth, here] = tenths_[static_cast<std::size_t>(now) % tenths_.size()];
-  if (tenth != now) {
-    tenth = now;
-    here = 0;
-  }
-  here += count;
-  std::uint64_t second = 0;
-  for (auto const& [when, how_many] : tenths_) second += when > now - 10 ? how_many : 0;
-  peak_ = std::max(peak_, second);
+  if (count == 0) return;
+  auto const now = Steady::now();
+  for (; !second_.empty() && now - second_.front().first >= 1s; second_.pop_front()) within_ -= second_.front().second;
+  second_.emplace_back(now, count);
+  peak_ = std::max(peak_, within_ += count);
 }
 
 Rtdb::Rtdb(RtdbOptions const& options) : options_(options), keep_alive_(parse_duration(options.keep_alive)) {
