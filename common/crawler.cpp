@@ -4,13 +4,13 @@
 #include <poll.h>
 
 #include <algorithm>
-#include <deque>
 #include <map>
 #include <optional>
 
 #include "common/json_splitter.h"
 #include "common/messages.h"
 #include "common/metrics.h"
+#include "common/rate_window.h"
 #include "common/rtdb_split.h"
 #include "common/stop.h"
 #include "common/url.h"
@@ -28,7 +28,7 @@ constexpr std::uint64_t kLongestValue = 64;    // of a shallow answer: true, or 
 // Lets so many pass per second, without gathering what was not used.
 class Pacer {
  public:
-  Pacer(Clock& clock, double per_second) : clock_(clock), per_second_(per_second) {}
+  Pacer(Clock& clock, double per_second) : clock_(clock), per_second_(per_second), window_(per_second) {}
   Status spend(std::uint64_t count) {
     if (per_second_ <= 0) return {};
     if (Status status = until(free_); !status.ok()) return status;
@@ -37,22 +37,14 @@ class Pacer {
             Duration(static_cast<std::int64_t>(static_cast<double>(count) * 1e9 / per_second_));
     return {};
   }
-  // Before so many are asked for at once. When the database reads them is known only when it has answered(), so they
-  // count until a second after that: in no second it reads more.
+  // Before so many are asked for at once, which answered() is to follow: in no second the database reads more.
   Status ask(std::uint64_t count) {
-    if (Status status = spend(count); !status.ok() || per_second_ <= 0) return status;
-    while (!answered_.empty() && static_cast<double>(within_second_ + count) > per_second_) {
-      if (Status status = until(answered_.front().first + std::chrono::seconds(1)); !status.ok()) return status;
-      within_second_ -= answered_.front().second;
-      answered_.pop_front();
-    }
+    if (Status status = spend(count); !status.ok()) return status;
+    if (Status status = until(window_.due(count).value_or(Duration::zero())); !status.ok()) return status;
+    window_.started(count);
     return {};
   }
-  void answered(std::uint64_t count) {
-    if (per_second_ <= 0) return;
-    answered_.emplace_back(clock_.steady(), count);
-    within_second_ += count;
-  }
+  void answered(std::uint64_t count) { window_.answered(clock_.steady(), count); }
 
  private:
   Status until(Duration time) {
@@ -68,8 +60,7 @@ class Pacer {
   Clock& clock_;
   double per_second_;
   Duration free_{};
-  std::deque<std::pair<Duration, std::uint64_t>> answered_;
-  std::uint64_t within_second_ = 0;
+  RateWindow window_;
 };
 
 // The keys of an answer, and the documents where they are wanted.

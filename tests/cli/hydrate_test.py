@@ -12,6 +12,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from harness import BIN, free_port, run, tool, wait_for  # noqa: E402
 from rest_server import RestServer, event, lines  # noqa: E402
+from rtdb_server import RtdbServer  # noqa: E402
 
 
 class Hydrate(unittest.TestCase):
@@ -115,6 +116,22 @@ class Documents(Hydrate):
                 made = self.hydrate([event(0, dataref=bad), self.id_only(server, 1), event(2, dataref=bad), self.id_only(server, 2)],
                                     "--give-up", "5s", exit_code=1)
                 self.assertEqual([e["data"] for e in made], [1, 2])
+
+
+class Rates(Hydrate):
+    def test_the_database_counts_no_more_in_any_second_than_the_rate(self):
+        """Whatever the time that it takes to answer; that it is reached is for the benchmark to say."""
+        with RtdbServer("--documents", "250") as db:
+            ids = run([tool("crawl"), db.url + "/orders"]).stdout
+            for delay in None, "3ms", "150ms":
+                if delay:
+                    db.control(fault="slow", duration=delay)
+                db.control(reset="stats")
+                made = self.hydrate(ids, "--rate", "100/s", "--max-in-flight", "64")
+                stats = db.stats()
+                self.assertEqual((len(made), stats["documents"]), (250, 250))
+                self.assertLessEqual(stats["busiest_second"]["requests"], 100)
+                db.control(fault="none")
 
 
 class LatestWins(Hydrate):
