@@ -136,10 +136,7 @@ class Hydrator final : RecordTaker, SinkRequests {
     std::optional<Duration> give_up;
     if (options_.give_up > Duration::zero()) give_up = options_.give_up;
     if (!give_up && !io_.receipts.active()) give_up = std::chrono::minutes(10);
-    Duration const pace = options_.rate.per_second > 0
-                              ? Duration(static_cast<std::int64_t>(1e9 / options_.rate.per_second))
-                              : Duration::zero();
-    SinkFlight flight(io_, *this, give_up, pace);
+    SinkFlight flight(io_, *this, give_up, options_.rate.per_second);
     std::vector<SinkAnswer> answers;
     Status status;
     bool ended = false;

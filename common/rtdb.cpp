@@ -131,6 +131,16 @@ Result<RtdbCollection> RtdbCollection::parse(std::string const& text) {
   return c;
 }
 
+RtdbCollection RtdbCollection::child(std::string_view key) const {
+  RtdbCollection c = *this;
+  std::string const part = '/' + percent_encode(key);
+  bool const named = c.source_.starts_with("//");  // as Eventarc does
+  c.base_ += part;
+  c.name_ += (c.name_.empty() ? "" : "/") + std::string(key);
+  c.source_ = named ? c.source_ + part : c.base_ + (c.ns_.empty() ? "" : "?" + c.ns_);
+  return c;
+}
+
 std::string RtdbCollection::url(std::string_view query) const {
   std::string url = base_ + (name_.empty() ? "/.json" : ".json");
   char before = '?';

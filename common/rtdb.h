@@ -24,6 +24,8 @@ class RtdbCollection {
   // is asked instead. Code::usage: it is no such URL.
   [[nodiscard]] static Result<RtdbCollection> parse(std::string const& url);
 
+  // The collection below this one that has this key as its name.
+  [[nodiscard]] RtdbCollection child(std::string_view key) const;
   [[nodiscard]] std::string url(std::string_view query = {}) const;  // `a=b&c=d`, encoded
   [[nodiscard]] std::string document(std::string_view key) const;
   // As Eventarc names the database in its events, and then the collection: with the subject it names a document. Of an

@@ -40,9 +40,10 @@ void SinkFlight::start(Duration now) {
   if (now < paused_until_) return;
   for (; !ready_.empty() && concurrency_.may_start(); ready_.pop_front()) {
     if (pace_ > Duration::zero()) {
-      if (now < next_start_) return;
+      if (now < next_start().value_or(Duration::max())) return;
       next_start_ = std::max(next_start_, now - kLate) + pace_;
     }
+    window_.started();
     Lane& lane = *ready_.front();
     for (lane.joined = 1; lane.joined < lane.jobs.size(); ++lane.joined) {
       if (!requests_.joins(*lane.jobs[0].record, *lane.jobs[lane.joined].record)) break;
@@ -61,9 +62,15 @@ void SinkFlight::start(Duration now) {
   }
 }
 
+std::optional<Duration> SinkFlight::next_start() const {
+  auto const due = window_.due();
+  return due ? std::optional(std::max(*due, next_start_)) : std::nullopt;
+}
+
 void SinkFlight::answered(Lane& lane, SinkAnswer const& answer, Duration now) {
   free_.push_back(lane.number);
   ++lane.attempts;
+  window_.answered(now);
   concurrency_.ended(answer.load, lane.started, now);
   bool const doubts = answer.doubts > 0 && !answer.status.ok();
   if (lane.doubted != doubts) doubts ? ++doubted_ : --doubted_;
@@ -165,7 +172,8 @@ Duration SinkFlight::patience(Duration now, Duration most) const {
   Duration wait = most;
   if (!late_.empty()) wait = std::min(wait, late_.begin()->first - now);
   // What is ready waits for the end of a pause, for its turn, or for an answer.
-  Duration const turn = std::max(paused_until_, concurrency_.may_start() ? next_start_ : Duration::zero());
+  Duration const turn =
+      std::max(paused_until_, concurrency_.may_start() ? next_start().value_or(Duration::zero()) : Duration::zero());
   if (now < turn && !ready_.empty()) wait = std::min(wait, turn - now);
   return std::max(wait, Duration::zero());
 }

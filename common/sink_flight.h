@@ -13,6 +13,7 @@
 
 #include "common/concurrency.h"
 #include "common/io.h"
+#include "common/rate_window.h"
 #include "common/receipts.h"
 #include "common/sink.h"
 #include "common/sink_input.h"
@@ -21,10 +22,15 @@ namespace inflight {
 
 class SinkFlight {
  public:
-  // `give_up`: Code::temporary after so long without an outcome; none: never. `pace`: the time between two requests, on
-  // average; 0: none.
-  SinkFlight(Io& io, SinkRequests& requests, std::optional<Duration> give_up, Duration pace = {})
-      : io_(io), requests_(requests), concurrency_(requests.max_in_flight()), give_up_(give_up), pace_(pace) {}
+  // `give_up`: Code::temporary after so long without an outcome; none: never. `rate`: of requests per second, which
+  // none exceeds; 0: none.
+  SinkFlight(Io& io, SinkRequests& requests, std::optional<Duration> give_up, double rate = 0)
+      : io_(io),
+        requests_(requests),
+        concurrency_(requests.max_in_flight()),
+        give_up_(give_up),
+        pace_(rate > 0 ? Duration(static_cast<std::int64_t>(1e9 / rate)) : Duration::zero()),
+        window_(rate) {}
 
   void add(SinkRecord const& record, SinkBatch& batch);
   // Starts what may be under way.
@@ -76,12 +82,15 @@ class SinkFlight {
   void again(Lane& lane, std::optional<Duration> asked, bool all, Duration now);
   Status tell_waiting(Duration now);
   Status hold_all();
+  // When the rate lets one more start; none: not before an answer.
+  [[nodiscard]] std::optional<Duration> next_start() const;
 
   Io& io_;
   SinkRequests& requests_;
   Concurrency concurrency_;
   std::optional<Duration> give_up_;
-  Duration pace_, next_start_{};
+  Duration pace_, next_start_{};  // evenly
+  RateWindow window_;
   std::unordered_map<std::string, Lane> lanes_;
   std::vector<Lane*> requested_;  // by number
   std::vector<std::size_t> free_;

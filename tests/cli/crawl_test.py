@@ -108,35 +108,148 @@ class Keys(Base):
         for more in ((), ("--with-data",)):
             self.assertEqual(self.keys(self.crawl(*more, path="/list")), ["0", "1", "3"])
 
-    def test_a_collection_whose_answers_are_too_big_is_read_in_pages(self):
-        self.db.control(max_response=4000)
-        keys = sorted(set(self.all_keys_paged()))
-        done = run([tool("crawl"), self.db.url + "/orders"], env=self.env)
-        self.assertEqual(done.exit, 0, done)
-        self.assertEqual(self.keys(done), keys)
-        self.assertEqual(len(keys), 300)
-        self.assertIn("reading pages instead", done.stderr)
-
-    def all_keys_paged(self):
-        self.db.control(max_response=100_000_000)
-        keys = self.all_keys()
-        self.db.control(max_response=4000)
-        return keys
-
     def test_a_document_beyond_max_record_stays_behind_its_dataref(self):
         self.db.put("big", {"a": {"n": 1}, "b": "x" * 5_000_000, "c": {"n": 3}})
         done = self.crawl("--with-data", "--max-record", "1MiB", path="/big")
         self.assertEqual(["data" in json.loads(line) for line in done.stdout.splitlines()], [True, False, True])
         self.assertIn("larger than --max-record", done.stderr)
 
+    def test_a_document_of_20_mb(self):
+        self.db.put("big", {"a": {"n": 1}, "b": {"text": "x" * 20_000_000}, "c": {"n": 3}})
+        self.assertEqual(self.keys(self.crawl(path="/big")), ["a", "b", "c"])
+        for more in ((), ("--doc", "b")):
+            done = self.crawl("--with-data", *more, path="/big")
+            self.assertNotIn("data", {e["subject"]: e for e in map(json.loads, done.stdout.splitlines())}["b"])
+            self.assertRegex(done.stderr, r"\Acrawl: [^\n]*/big/b.json: larger than --max-record, and so without its data\n")
+        done = self.crawl("--with-data", "--max-record", "32MiB", path="/big")
+        self.assertEqual(self.keys(done), ["a", "b", "c"])
+        self.assertEqual(len(json.loads(done.stdout.splitlines()[1])["data"]["text"]), 20_000_000)
+
     def test_the_rate_holds_as_the_database_counts(self):
-        self.db.control(reset="stats")
-        self.assertEqual(len(self.keys(self.crawl("--with-data", "--rate", "200/s", "--limit", "150"))), 150)
-        stats = self.db.stats()
-        self.assertLessEqual(stats["busiest_second"]["documents"], 250)  # 200 and the page that a second cuts
+        for fault in ({"fault": "none"}, {"fault": "slow", "count": 1, "duration": "300ms"}, {"fault": "slow", "duration": "20ms"}):
+            self.db.control(reset="stats")
+            self.db.control(**fault)
+            self.assertEqual(len(self.keys(self.crawl("--with-data", "--rate", "100/s", "--limit", "150"))), 150)
+            stats = self.db.stats()
+            self.assertGreaterEqual(stats["documents"], 150)
+            self.assertLessEqual(stats["busiest_second"]["documents"], 100)
+        self.db.control(fault="none")
         begun = time.monotonic()
         self.assertEqual(len(self.keys(self.crawl("--rate", "200/s"))), 300)
         self.assertGreaterEqual(time.monotonic() - begun, 299 / 200)  # it is never faster; how much slower is not asked
+
+
+class TooBig(Base):
+    """The database gives no more than so much at once: not all keys, not a page, not a document, or no open range."""
+    LIMIT = 4000
+
+    def setUp(self):
+        super().setUp()
+        self.had = self.all_keys()
+        self.db.control(max_response=self.LIMIT)
+
+    def collection(self, documents, limit):
+        self.db.control(max_response=256_000_000)
+        self.db.put("c", documents)
+        keys = list(self.db.get("c", shallow="true"))
+        self.db.control(max_response=limit)
+        return keys
+
+    def test_the_keys_are_read_in_pages(self):
+        done = self.crawl()
+        self.assertEqual(self.keys(done), self.had)
+        self.assertRegex(done.stderr, r"\Acrawl: [^\n]*reading pages instead\ncrawl: orders: 300 keys, [^\n]*\n\Z")
+
+    def test_keys_with_much_in_common_or_in_need_of_escaping(self):
+        for name, keys in (("common", ["p" * 700 + f"{n:x}" for n in range(200)]), ("odd", ODD),
+                           ("768 bytes", [("é" * 383 + f"{n:02}") for n in range(60)]),
+                           ("numbers", [str(n * n - 500) for n in range(200)])):
+            with self.subTest(name):
+                documents = {key: {"is": key} for key in keys}
+                ordered = self.collection(documents, 2500)
+                self.assertEqual(sorted(ordered), sorted(keys))
+                for more in ((), ("--with-data",)):
+                    if not more:
+                        self.db.control(fault="too-big", kind="shallow", count=1)
+                    done = self.crawl(*more, path="/c")
+                    self.assertEqual(self.keys(done), ordered)
+                for line in done.stdout.splitlines():
+                    event = json.loads(line)
+                    self.assertEqual(event["data"], documents[event["subject"]])
+
+    def test_a_document_that_is_never_given_has_its_event(self):
+        """Wherever it stands; what names it costs no more than some questions."""
+        large = "x" * 2 * self.LIMIT
+        keys = ["-L1", "-L10", "7", "07", "8", "a b%+", "a b%+\U0001f600", "common/".replace("/", "-") * 90, "z"]
+        for chosen in ([0], [2], [3], [5, 6], [7], [8], [0, 1, 2, 3, 4, 5, 6, 7, 8]):
+            too_large = {keys[n] for n in chosen}
+            with self.subTest(too_large):
+                documents = {key: {"n": large if key in too_large else key} for key in keys}
+                documents.update({f"m{n}": {"n": "y" * 300} for n in range(20)})
+                ordered = self.collection(documents, self.LIMIT)
+                self.db.control(fault="too-big", kind="shallow", count=1)
+                done = self.crawl(path="/c")
+                self.assertEqual(self.keys(done), ordered)
+                done = self.crawl("--with-data", path="/c")
+                self.assertEqual(self.keys(done), ordered)
+                for line in done.stdout.splitlines():
+                    event = json.loads(line)
+                    self.assertEqual(event.get("data"), None if event["subject"] in too_large else documents[event["subject"]])
+                told = [line for line in done.stderr.splitlines() if "larger than what the database gives at once" in line]
+                named = {urllib.parse.unquote(line.split("/c/")[1].split(".json")[0]) for line in told}
+                self.assertEqual((named, len(told)), (too_large, len(too_large)), done.stderr)
+
+    def test_where_all_keys_are_given_no_document_is_asked_for(self):
+        self.collection({f"k{n}": {"n": "x" * 9000} for n in range(300)}, 8500)
+        self.db.control(reset="stats")
+        self.assertEqual(len(self.keys(self.crawl(path="/c"))), 300)
+        self.assertEqual(self.db.stats()["by_kind"], {**dict.fromkeys(self.db.stats()["by_kind"], 0), "shallow": 1})
+
+    def test_one_document_by_name(self):
+        self.collection({"a": {"n": "x" * 9000, "m": 1}}, 10)
+        self.assertEqual(self.keys(self.crawl("--doc", "a", path="/c")), ["a"])
+        done = self.crawl("--doc", "a", "--with-data", path="/c")
+        self.assertNotIn("data", json.loads(done.stdout))
+        self.assertRegex(done.stderr, "c/a.json: larger than what the database gives at once, and so without its data\n")
+
+    def test_a_range_is_kept(self):
+        self.db.put("orders/" + urllib.parse.quote(self.had[100]), {"n": "x" * 2 * self.LIMIT})
+        self.assertEqual(self.keys(self.crawl("--start-after", self.had[98], "--end-at", self.had[101])), self.had[99:102])
+        self.assertEqual(self.keys(self.crawl("--start-after", self.had[98], "--end-at", self.had[100])), self.had[99:101])
+        self.assertEqual(self.keys(self.crawl("--start-after", self.had[98], "--end-at", self.had[99])), self.had[99:100])
+
+    def test_killed_in_the_middle_and_started_again(self):
+        for n in range(50, 300, 50):
+            self.db.put(["orders", self.had[n]], {"n": "x" * 2 * self.LIMIT})
+        command = [tool("crawl"), self.db.url + "/orders", "--state", "s", "--takeover", "1s"]
+        for count in (30, 49, 51, 160):
+            with subprocess.Popen([*command, "--rate", "400/s", "--", "publish x/"], cwd=self.box, env=self.env,
+                                  stderr=subprocess.DEVNULL) as process:
+                wait_for(lambda: len(self.published()) >= count, what="events")
+                process.kill()
+        done = run([*command, "--", "publish x/"], cwd=self.box, env=self.env)
+        self.assertEqual((done.exit, self.published()), (0, self.had), done)
+
+    def published(self):
+        return [json.loads(line)["subject"] for f in sorted(self.box.glob("x/*.ndjson")) for line in f.read_text().splitlines()]
+
+
+class TooMany(Base):
+    """Of very much behind a key the database gives not even one document, but for a narrower range."""
+    options = ("--documents", "300", "--seed", "3", "--max-range", "20000")
+
+    def test_it_is_read_part_by_part(self):
+        keys = self.all_keys()
+        self.db.control(fault="too-big", kind="shallow")
+        self.assertEqual(self.db.request("GET", "orders", orderBy='"$key"', limitToFirst="2")[0], 400)
+        self.assertEqual(self.keys(self.crawl()), keys)
+        self.assertEqual(self.keys(self.crawl("--start-after", keys[9], "--end-at", keys[-9], "--with-data")), keys[10:-8])
+
+    def test_where_nothing_is_given_it_is_told(self):
+        self.db.control(fault="too-big")
+        done = self.crawl(exit=2)
+        self.assertEqual(done.stdout, "")
+        self.assertRegex(done.stderr, r"reading pages instead\ncrawl: [^\n]*nor does it give any part of it\n\Z")
 
 
 class Odd(Base):
@@ -306,6 +419,28 @@ class Million(Base):
             for count, line in enumerate(lines, 1):
                 if f'"subject":"k{count - 1:07}"' not in line:
                     self.fail(f"line {count}: {line}")
+        self.assertEqual(count, 1_000_000)
+
+    def test_killed_and_started_again_with_its_state_it_misses_none_of_a_million(self):
+        command = [tool("crawl"), self.db.url + "/orders", "--state", "s", "--takeover", "10s", "--", "publish x/"]
+        size = lambda: sum(f.stat().st_size for f in self.box.glob("x/*.ndjson"))  # noqa: E731
+        for least in (1, 50_000_000, 150_000_000):
+            with subprocess.Popen(command, cwd=self.box, env=self.env, stderr=subprocess.DEVNULL) as process:
+                wait_for(lambda: size() >= least, 120, what=f"{least} bytes")
+                process.kill()
+        with open(self.box / "err", "wb") as err:
+            process = subprocess.Popen(command, cwd=self.box, env=self.env, stderr=err)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        self.assertEqual(process.returncode, 0, (self.box / "err").read_text())
+        self.assertIn("orders: 1000000 keys, first", (self.box / "err").read_text())
+        count = 0
+        for file in sorted(self.box.glob("x/*.ndjson")):
+            with open(file, encoding="utf-8") as lines:
+                for line in lines:
+                    if f'"subject":"k{count:07}"' not in line:
+                        self.fail(f"event {count}: {line}")
+                    count += 1
         self.assertEqual(count, 1_000_000)
 
 

@@ -278,6 +278,22 @@ for server_kind in ALL:
     globals()[f"ObjectsOf{server_kind.__name__}"] = type(f"ObjectsOf{server_kind.__name__}", (Objects, Hydrate), {"kind": server_kind})
 
 
+class Rates(Hydrate):
+    def test_the_database_counts_no_more_in_any_second_than_the_rate(self):
+        """Whatever the time that it takes to answer; that it is reached is for the benchmark to say."""
+        with RtdbServer("--documents", "250") as db:
+            ids = run([tool("crawl"), db.url + "/orders"]).stdout
+            for delay in None, "3ms", "150ms":
+                if delay:
+                    db.control(fault="slow", duration=delay)
+                db.control(reset="stats")
+                made = self.hydrate(ids, "--rate", "100/s", "--max-in-flight", "64")
+                stats = db.stats()
+                self.assertEqual((len(made), stats["documents"]), (250, 250))
+                self.assertLessEqual(stats["busiest_second"]["requests"], 100)
+                db.control(fault="none")
+
+
 class LatestWins(Hydrate):
     def test_events_of_a_subject_join_a_fetch_that_is_not_yet_sent(self):
         released = threading.Event()

@@ -20,6 +20,8 @@ void add_options(CLI::App& app, RtdbOptions& o) {
   app.add_option("--data", o.data, "file that keeps all writes, read again at the next start");
   app.add_option("--keep-alive", o.keep_alive, "of streams")->capture_default_str();
   app.add_option("--max-response", o.max_response, "bytes; beyond, an answer is too big")->capture_default_str();
+  app.add_option("--max-range", o.max_range, "bytes between a query's bounds that are too many; 0: none")
+      ->capture_default_str();
   app.add_option("--max-write", o.max_write, "bytes")->capture_default_str();
   app.add_option("--tokens", o.tokens, "accept only these, by commas (default: no token is asked for)");
   app.footer(

@@ -86,6 +86,12 @@ std::string event(std::string_view name, std::string_view path, std::string_view
   return fmt::format("event: {}\ndata: {{\"path\":{},\"data\":{}}}\n\n", name, json_text(path), data);
 }
 
+std::uint64_t size_of(std::vector<std::pair<std::string const*, Node const*>> const& children) {
+  std::string text;
+  for (auto const& [key, child] : children) append_json(text += *key, *child);
+  return text.size();
+}
+
 std::string json_of(Node const* node) {
   std::string text;
   if (node == nullptr) return "null";
@@ -96,16 +102,11 @@ std::string json_of(Node const* node) {
 }  // namespace
 
 void BusiestSecond::add(std::uint64_t count) {
-  std::int64_t const now = Steady::now().time_since_epoch() / 100ms;
-  auto& [tenth, here] = tenths_[static_cast<std::size_t>(now) % tenths_.size()];
-  if (tenth != now) {
-    tenth = now;
-    here = 0;
-  }
-  here += count;
-  std::uint64_t second = 0;
-  for (auto const& [when, how_many] : tenths_) second += when > now - 10 ? how_many : 0;
-  peak_ = std::max(peak_, second);
+  if (count == 0) return;
+  auto const now = Steady::now();
+  for (; !second_.empty() && now - second_.front().first >= 1s; second_.pop_front()) within_ -= second_.front().second;
+  second_.emplace_back(now, count);
+  peak_ = std::max(peak_, within_ += count);
 }
 
 Rtdb::Rtdb(RtdbOptions const& options) : options_(options), keep_alive_(parse_duration(options.keep_alive)) {
@@ -349,6 +350,7 @@ Rtdb::Answer Rtdb::read(MHD_Connection* connection, Path const& path) {
 
   Answer answer;
   std::uint64_t served = 0;
+  bool refused = false;
   {
     std::shared_lock const lock(tree_mutex_);
     Node const* const node = tree_.find(path);
@@ -357,6 +359,10 @@ Rtdb::Answer Rtdb::read(MHD_Connection* connection, Path const& path) {
     } else if (only_keys) {
       append_shallow(answer.body, *node);
     } else if (!wanted.order_by.empty()) {
+      Query range = wanted;
+      range.first = range.last = 0;
+      // Of a collection of very many nodes even two documents are refused (firebase-admin-node#1195).
+      refused = options_.max_range != 0 && size_of(select(*node, range)) > options_.max_range;
       Node result;
       for (auto const& [key, child] : select(*node, wanted)) result.children.emplace(*key, *child);
       served = result.children.size();
@@ -376,7 +382,7 @@ Rtdb::Answer Rtdb::read(MHD_Connection* connection, Path const& path) {
     documents_ += served;
     document_rate_.add(served);
   }
-  if (answer.body.size() > most)  // [limits]; to a client of the websocket it is `too_big`
+  if (answer.body.size() > most || refused)  // [limits]; to a client of the websocket it is `too_big`
     return {400, error_body("Data requested exceeds the maximum size that can be accessed with a single request.")};
   answer.body += '\n';
   if (print == "silent") answer = {204, "", answer.etag};  // [ref] "print"

@@ -35,10 +35,11 @@ struct RtdbOptions {
   std::string data;   // a log of all writes, read at the start
   std::string keep_alive = "30s";
   std::uint64_t max_response = 256'000'000, max_write = 256'000'000;  // [limits]
-  std::string tokens;  // that are accepted, by commas; empty: no token is asked for
+  std::uint64_t max_range = 0;  // bytes between the bounds of a query, whatever its limit; 0: as many as there are
+  std::string tokens;           // that are accepted, by commas; empty: no token is asked for
 };
 
-// How many there were in the second that had most, in steps of a tenth.
+// How many there were in the second that had most, whenever it began.
 class BusiestSecond {
  public:
   void add(std::uint64_t count);
@@ -46,8 +47,8 @@ class BusiestSecond {
   void reset() { *this = {}; }
 
  private:
-  std::array<std::pair<std::int64_t, std::uint64_t>, 10> tenths_{};
-  std::uint64_t peak_ = 0;
+  std::deque<std::pair<std::chrono::steady_clock::time_point, std::uint64_t>> second_;
+  std::uint64_t within_ = 0, peak_ = 0;
 };
 
 class Rtdb {
