@@ -13,10 +13,11 @@ import sys
 import tempfile
 import threading
 import unittest
+import urllib.request
 from urllib.parse import unquote
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from harness import BIN, ROOT, Server, run, tool, wait_for  # noqa: E402
+from harness import BIN, ROOT, Server, free_port, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
 from pg_server import Postgres  # noqa: E402
 from redis_server import Redis  # noqa: E402
@@ -32,6 +33,8 @@ REPLACED = {"https://api/bsus/{id}/history?from={since}&to={until}": "{sim}/bsus
             "http://influx:8086": "{influx}",
             "https://shop.firebaseio.com": "{rtdb}",
             "https://api/orders": "{rest}/orders",
+            "127.0.0.1:8080": "127.0.0.1:{port}",
+            "s3://claims/orders --under file:///var/lib/claims < ids.ndjson": "s3://bsu-archive/orders --under file://{claims} < claims.ndjson",
             "redis://cache": "{redis}", "redis-cli -h cache": "redis-cli -s {redis_path}",
             "postgresql://old/": "{pg}old_", "postgresql://new/": "{pg}new_",
             "/var/lib/prometheus/node-exporter/": "./",
@@ -119,12 +122,18 @@ class Examples(unittest.TestCase):
         cls.world = cls.folder / "world"
         cls.world.mkdir()
         (cls.world / "other").mkdir()
+        cls.port = free_port()
+        claims = cls.folder / "claims"
+        claims.mkdir()
+        (claims / "o1").write_text('{"id":"o1"}')
+        cls.claims = str(claims)
         shutil.copy(cls.sim.dir / "fleet.txt", cls.world)
         for name, text in {**dict(HERE_DOCUMENT.findall(README)), "units.txt": "bsu-00001\n", "token.txt": "Authorization: Bearer x\n",
                            "power.jq": ".bsu | {power: (.power | tonumber)}\n", "readings.ndjson": '{"unit":"u1","power":41.5}\n',
                            "orders.ndjson": '{"key":"o1","items":[{"sku":"a","count":1},{"sku":"b","count":2}]}\n',
                            "orders.json": '[{"id":"o1"},{"id":"o2"}]\n', "token": "Authorization: Bearer x\n",
                            "ids.ndjson": event(1, subject="o1", dataref=f"{cls.rest.url}/orders/o1", data=None).replace(', "data": null', ""),
+                           "claims.ndjson": event(1, subject="o1", dataref=f"file://{claims}/o1", data=None).replace(', "data": null', ""),
                            "events.ndjson": event(50),
                            "fleet-2018.xml": "<f:fleet xmlns:f='x'><f:bsu><f:power>1</f:power></f:bsu></f:fleet>"}.items():
             (cls.world / name).write_text(text)
@@ -175,7 +184,8 @@ class Examples(unittest.TestCase):
                     for other, ours in REPLACED.items():
                         command = command.replace(other, ours.replace("{sim}", self.sim.url).replace("{influx}", self.influx.url).replace("{rtdb}", self.rtdb.url)
                                                   .replace("{redis}", self.redis.url).replace("{redis_path}", self.redis.path).replace("{pg}", self.pg)
-                                                  .replace("{rest}", self.rest.url))
+                                                  .replace("{rest}", self.rest.url).replace("{claims}", self.claims)
+                                                  .replace("{port}", str(self.port)))
                     self.try_going_on(command, box) if self.goes_on(command) else self.try_out(command, box)
         finally:
             shutil.rmtree(box)
@@ -183,7 +193,7 @@ class Examples(unittest.TestCase):
     def assert_messages(self, command, stderr):
         """Silence, but for what is news, and for what the malformed events bring a plain pipe to say."""
         news = r"s3-archive: july.state: complete|sql-read: reading.state: complete|dlq-replay: \d letters go through .*"
-        news += r"|crawl: orders: \d+ keys, .*|crawl: orders.crawl: complete|listen: orders: the baseline is durable.*"
+        news += r"|crawl: orders: \d+ keys, .*|crawl: (orders.crawl|jobs.\d+): complete|crawl: \S+: is served at .*|listen: orders: the baseline is durable.*"
         news += r"|reconcile: equal: .*"
         if "--ack exit" in command:
             news += "|xml2json: line .*|consume: .*"
@@ -206,7 +216,7 @@ class Examples(unittest.TestCase):
         first = shlex.split(command)
         ending = {"--until-empty", "--list", "--check", "--register", "--remove"}
         return (first[0] == "consume" and not ending & set(first)) or (first[0] == "bsu-fetch" and "--every" in first) \
-            or (first[0] == "listen" and "--limit" not in first)
+            or (first[0] == "listen" and "--limit" not in first) or (first[0] == "crawl" and "--serve" in first)
 
     def try_going_on(self, command, box):
         words = shlex.split(command)
@@ -220,6 +230,8 @@ class Examples(unittest.TestCase):
                 listed = run(["consume", words[1], "--list"], cwd=box, env=self.environment).stdout
                 found = re.search(rf"^{name} +(\d+) .*running$", listed, re.M)
                 return found and int(found[1]) >= 20
+            if "--serve" in words:
+                self.trigger()
             return published() > size
 
         def published():
@@ -233,6 +245,11 @@ class Examples(unittest.TestCase):
             _, stderr = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 143, stderr)
         self.assert_messages(command, stderr)
+
+    def trigger(self):
+        """A job for a crawl that waits for some."""
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.port}/crawl/orders", method="POST"), timeout=10).close()
 
     def test_of_the_readme(self):
         found = list(of_readme())

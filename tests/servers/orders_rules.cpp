@@ -59,7 +59,8 @@ std::string fault_of(json const& object, std::span<Member const> members) {
     if (found == object.end() && member.needed) return fmt::format("{} is missing", member.name);
     if (found != object.end() && !member.good(*found)) return fmt::format("{} is not {}", member.name, member.wants);
   }
-  for (auto const& [name, value] : object.items()) {
+  for (auto const& item : object.items()) {
+    std::string const& name = item.key();
     if (std::none_of(members.begin(), members.end(), [&](Member const& member) { return member.name == name; }))
       return fmt::format("{} is nothing that an order has", json(name).dump());
   }
