@@ -8,7 +8,7 @@ namespace inflight {
 namespace {
 constexpr std::size_t kRound = 5;                          // answers at least: one alone may be slow by chance
 constexpr Duration kSlack = std::chrono::milliseconds(2);  // nobody feels, however fast the service
-constexpr Duration kFirstHold = std::chrono::seconds(10), kLongestHold = std::chrono::minutes(5);
+constexpr Duration kFirstHold = std::chrono::seconds(30), kLongestHold = std::chrono::minutes(5);
 // After so long it is measured anew how long an answer takes when nothing else is asked for: the service may have
 // become slower for good. A mean that followed what is measured would follow the load that we make.
 constexpr Duration kMeasureEvery = std::chrono::minutes(5);
