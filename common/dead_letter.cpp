@@ -61,6 +61,7 @@ Parts parts_of(DeadLetter& letter, bool plain_pipe) {
   if (!plain_pipe) out += fmt::format(",\"attempt\":{}", letter.attempt);
   out += fmt::format(",\"time\":\"{}\",\"by\":{},\"reason\":{}", format_rfc3339(letter.time), json_string(letter.by),
                      json_string(redact(letter.reason)));
+  if (!letter.mark.empty()) out.append(",\"mark\":").append(json_string(letter.mark));
   if (is_record(letter.event)) {
     out += ",\"event\":";
     parts.event = letter.event;
@@ -102,6 +103,7 @@ Result<DeadLetter> parse_dead_letter(std::string line) {
   letter.time = parse_rfc3339(record.text("time", scratch)).value_or(Time{});
   letter.by = record.text("by", scratch);
   letter.reason = record.text("reason", scratch);
+  letter.mark = record.text("mark", scratch);
   Value const event = record.attribute("event");
   if (!event) {
     letter.event = record.text("text", scratch);

@@ -2,6 +2,7 @@
 //
 // A letter is one line of JSON: {"position":17,"attempt":1,"time":…,"by":…,"reason":…,"event":{…}}; `text` takes the
 // place of `event` where the bytes were no JSON (not UTF-8: `text_base64`), `line` that of `position` in a plain pipe.
+// `mark` stands before it where the source has marks (source.h).
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,7 @@ struct DeadLetter {
   std::string by;  // the stage: a tool's name, or `pipeline`
   std::string reason;
   std::string event;  // the original, as the source has it
+  std::string mark{};
 };
 [[nodiscard]] std::string to_line(DeadLetter letter, bool plain_pipe = false);
 [[nodiscard]] Result<DeadLetter> parse_dead_letter(std::string line);

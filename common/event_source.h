@@ -17,8 +17,9 @@ class EventReader {
   enum class Got { event, none, end };  // none: not yet; end: never more
   struct Event {
     std::uint64_t position = 0;
-    std::string_view line;  // without newline and `delivery`; valid until the next read
-    Time time;              // when it came to the source, for the lag
+    std::string_view line;    // without newline and `delivery`; valid until the next read
+    Time time;                // when it came to the source, for the lag
+    std::string_view mark{};  // where the source has them (source.h)
   };
   virtual ~EventReader() = default;
   // The event at `position`, or the first one behind it.

@@ -167,7 +167,8 @@ Status RunReceipts::dead(std::uint64_t position, std::string const& by, std::str
   text.append(event.line);
   if (event.line.size() > kLettersBytes) events_.release();
   letters_bytes_ += text.size();
-  letters_.push_back({position, ledger_.next_attempt(position), clock_.now(), by, reason, std::move(text)});
+  letters_.push_back(
+      {position, ledger_.next_attempt(position), clock_.now(), by, reason, std::move(text), std::string(event.mark)});
   return letters_.size() >= kLettersTogether || letters_bytes_ > kLettersBytes ? write_letters() : Status{};
 }
 

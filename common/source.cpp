@@ -8,10 +8,12 @@
 #include <condition_variable>
 #include <csignal>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <utility>
 
+#include "common/digest.h"
 #include "common/messages.h"
 #include "common/metrics.h"
 #include "common/stop.h"
@@ -68,8 +70,15 @@ class Retained final : public EventSource, public Outlet {
   }
   Status take(std::string line) override { return keep(std::move(line), {}); }
   std::string mark() override { return mark_of(cursor_); }
+  // Letters of runs before, by mark: the digests of their events.
+  void set_letters(std::multimap<std::string, std::string> letters) { letters_ = std::move(letters); }
   Status keep(std::string line, std::string mark) {
     std::unique_lock lock(mutex_);
+    if (!letters_.empty() && has_letter(line, mark)) {
+      // Settled, but at another position: it goes with the one before it.
+      (events_.empty() ? mark_ : events_.back().reached) = std::move(mark);
+      return {};
+    }
     if (next_ >= cursor_) {
       if (limit_ != 0 && count_ >= limit_) return cut_ = true, enough();
       ++count_;
@@ -79,7 +88,8 @@ class Retained final : public EventSource, public Outlet {
     room_.wait(lock, [&] { return room() || closed_; });
     if (closed_) return cut_ = true, enough();
     bytes_ += line.size();
-    events_.push_back({position, std::move(line), std::move(mark), io_.clock.now()});
+    std::string reached = mark;
+    events_.push_back({position, std::move(line), std::move(mark), std::move(reached), io_.clock.now()});
     signal();
     return {};
   }
@@ -126,7 +136,7 @@ class Retained final : public EventSource, public Outlet {
     settled_ = cursor;
     while (!events_.empty() && events_.front().position < cursor) {
       bytes_ -= events_.front().line.size();
-      mark_ = std::move(events_.front().mark);
+      mark_ = std::move(events_.front().reached);
       events_.pop_front();
     }
     room_.notify_all();
@@ -135,7 +145,7 @@ class Retained final : public EventSource, public Outlet {
   std::string mark_of(std::uint64_t cursor) {
     std::lock_guard const lock(mutex_);
     if (events_.empty() || cursor <= events_.front().position) return mark_;
-    return events_[std::min<std::size_t>(cursor - events_.front().position, events_.size()) - 1].mark;
+    return events_[std::min<std::size_t>(cursor - events_.front().position, events_.size()) - 1].reached;
   }
   Result<std::unique_ptr<EventReader>> reader() override {
     return std::unique_ptr<EventReader>(std::make_unique<Events>(*this));
@@ -145,6 +155,7 @@ class Retained final : public EventSource, public Outlet {
   struct Kept {
     std::uint64_t position;
     std::string line, mark;
+    std::string reached;  // the mark to go on behind when this is settled
     Time time;
   };
 
@@ -157,13 +168,23 @@ class Retained final : public EventSource, public Outlet {
       auto const found = std::lower_bound(events.begin(), events.end(), position,
                                           [](Kept const& kept, std::uint64_t p) { return kept.position < p; });
       if (found == events.end()) return retained_.ended_ ? Got::end : Got::none;
-      event = {found->position, found->line, found->time};
+      event = {found->position, found->line, found->time, found->mark};
       return Got::event;
     }
 
    private:
     Retained& retained_;
   };
+
+  bool has_letter(std::string_view line, std::string const& mark) {
+    auto const [begin, end] = letters_.equal_range(mark);
+    if (begin == end) return false;
+    std::string const digest = sha256(line);
+    auto const found = std::find_if(begin, end, [&](auto const& letter) { return letter.second == digest; });
+    if (found == end) return false;
+    letters_.erase(found);  // two rows that are the same have two letters
+    return true;
+  }
 
   // For two in any case: the newest is settled when another one follows it.
   [[nodiscard]] bool room() const { return bytes_ < kRetainedBytes || events_.size() < 2; }
@@ -183,9 +204,21 @@ class Retained final : public EventSource, public Outlet {
   std::uint64_t cursor_;             // when it was started
   std::uint64_t settled_ = cursor_;  // the cursor now
   std::string mark_;                 // of the last event that is kept no more
+  std::multimap<std::string, std::string> letters_;
   bool ended_ = false, closed_ = false, cut_ = false;
   Fd wake_;
 };
+
+Result<std::multimap<std::string, std::string>> letters_with_marks(DeadLetters const& letters) {
+  std::multimap<std::string, std::string> found;
+  for (auto const& [position, entry] : letters.entries()) {
+    if (!entry.open) continue;
+    auto letter = letters.read(entry);
+    if (!letter) return letter.status();
+    if (!letter->mark.empty()) found.emplace(std::move(letter->mark), sha256(letter->event));
+  }
+  return found;
+}
 
 Exit report(Status const& status, Exit otherwise) {
   if (status.ok() || status.code() == Code::closed) return otherwise;
@@ -261,6 +294,11 @@ Exit run_source(Io& io, SourceOptions const& given, std::function<Status(Outlet&
     first = (*ledger)->cursor();
   }
   Retained retained(io, identity, first, options.limit, **ledger);
+  if (options.marks && !options.state.empty()) {
+    auto letters = letters_with_marks((*ledger)->letters());
+    if (!letters) return report(letters.status(), Exit::defect);
+    retained.set_letters(std::move(*letters));
+  }
   if (options.marks) (*ledger)->set_mark_of([&](std::uint64_t cursor) { return retained.mark_of(cursor); });
   Exit delivered = Exit::defect;
   std::thread deliverer([&] {

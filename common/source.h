@@ -4,7 +4,8 @@
 // With a state file positions are the ordinals of what `produce` puts out, which must be the same when the line is
 // started again; what is settled is passed over. Where they are not (the rows of a table that lives), each event has a
 // mark, and `produce` goes on behind that of the last one that is settled with all before it: what was settled out of
-// turn comes again. Without a state file positions begin anew, and nothing is remembered.
+// turn comes again, but for an event whose dead letter has its mark and its text. Without a state file positions begin
+// anew, and nothing is remembered.
 #pragma once
 
 #include <functional>

@@ -3,6 +3,8 @@ import json
 import os
 import pathlib
 import random
+import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -41,10 +43,10 @@ class Case(unittest.TestCase):
         self.assertEqual(result.stdout, "")
         return result
 
-    def popen(self, *options, channel=None, env=None):
+    def popen(self, *options, channel=None, env=None, stdin=subprocess.PIPE):
         more = {"pass_fds": channel.options["pass_fds"]} if channel else {}
         variables = {**self.environment, **({"RECEIPTS_FD": channel.environment["RECEIPTS_FD"]} if channel else {}), **(env or {})}
-        process = subprocess.Popen([tool("sql-write"), self.server.url, *options], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        process = subprocess.Popen([tool("sql-write"), self.server.url, *options], stdin=stdin, stderr=subprocess.PIPE, text=True,
                                    env=variables, **more)
         self.addCleanup(self.end, process)
         return process
@@ -446,6 +448,37 @@ class Both:
         wait_for(lambda: self.sql("SELECT count(*) FROM pg_locks WHERE locktype='advisory'") == [["0"]], what="the first to be over")
         self.assertEqual(self.sql("SELECT v FROM record WHERE k=2"), [["2"]])
 
+    def test_a_table_in_partitions_by_time_is_written_as_one_while_partitions_come(self):
+        """What a hypertable of TimescaleDB asks for as well: each unique key includes the time."""
+        self.sql("CREATE TABLE reading(subject text, time timestamptz, n int, PRIMARY KEY(subject,time)) PARTITION BY RANGE(time);"
+                 "CREATE TABLE day1 PARTITION OF reading FOR VALUES FROM ('2018-07-01Z') TO ('2018-07-02Z')")
+
+        def reading(n, day=1, subject=None):
+            return {"subject": subject or f"s{n % 7}", "time": f"2018-07-{day:02}T00:00:{n % 60:02}.000001Z", "n": n}
+        options = ("--table", "reading", "--column", "subject=subject", "--column", "time=/time:time", "--column", "n=/n")
+        for conflict in (), ("--on-conflict", "newer:n"), ("--key", "subject,time", "--on-conflict", "update"):
+            self.write([reading(n) for n in range(420)] * 2, *options, *conflict)
+            self.assertEqual(self.sql("SELECT count(*),min(n) FROM reading"), [["420", "0"]], conflict)
+        channel = Channel()
+        process = self.popen(*options, "--batch-records", "50", channel=channel)
+        for day in range(1, 6):
+            self.sql("" if day == 1 else f"CREATE TABLE day{day} PARTITION OF reading FOR VALUES FROM ('2018-07-0{day}Z') TO ('2018-07-0{day + 1}Z')")
+            process.stdin.write(ndjson({"delivery": f"k7:{day * 60 + n}", **reading(n, day)} for n in range(60)))
+            process.stdin.flush()
+            wait_for(lambda day=day: self.sql(f"SELECT count(*)>=60 FROM day{day}") == [["t"]], what="rows in the new partition")
+        # One that comes by ATTACH, with rows of its own, is one of them, too.
+        self.sql("CREATE TABLE day6(LIKE reading INCLUDING ALL); INSERT INTO day6 SELECT 's1','2018-07-06T00:00:01.000001Z',-1;"
+                 "ALTER TABLE reading ATTACH PARTITION day6 FOR VALUES FROM ('2018-07-06Z') TO ('2018-07-07Z')")
+        process.stdin.write(ndjson({"delivery": f"k7:{360 + n}", **reading(n, 6)} for n in range(60)))
+        process.stdin.close()
+        self.assertEqual(process.wait(60), 0, process.stderr.read())
+        receipts = channel.receipts()
+        self.assertEqual((positions(receipts, "stored", "last"), positions(receipts, "rejected")), (set(range(60, 420)), set()))
+        self.assertEqual(self.sql("SELECT count(*),min(n) FROM day6"), [["60", "0"]])
+        # No key without the time; and here, unlike there, a row that no partition is for is refused.
+        self.write([reading(1)], *options, "--key", "subject", exit=2, stderr="no unique or exclusion constraint matching")
+        self.write([reading(1), reading(1, 20), reading(2)], *options, exit=1, stderr="line 2: no partition of relation \"reading\" found for row")
+
     def test_dry_run_needs_no_server(self):
         result = self.run_write([event(1, {"a": 1.50})], "--dry-run", url="postgresql://nobody@127.0.0.1:1/x")
         self.assertEqual((result.exit, result.stderr), (0, ""))
@@ -522,6 +555,34 @@ class Directly(Both, Case):
         receipts = channel.receipts()
         self.assertEqual((positions(receipts, "stored", "last"), positions(receipts, "rejected")), (set(range(100)), set()))
 
+    def test_a_disk_that_is_really_full_is_waited_for_until_there_is_room(self):
+        """The table is on a file system of its own, which is made larger."""
+        small = pathlib.Path(tempfile.mkdtemp(prefix="inflight-small-"))
+        self.addCleanup(small.rmdir)
+        if os.geteuid() != 0 or run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=777", "tmpfs", str(small)]).exit != 0:
+            self.skipTest("mounting a small file system is not permitted here: a full disk is only imitated (the test before)")
+        self.addCleanup(run, ["umount", "-l", str(small)])
+        (small / "space").mkdir()
+        shutil.chown(small / "space", "postgres", "postgres")
+        self.pg.sql(f"CREATE TABLESPACE small LOCATION '{small}/space'")
+        self.addCleanup(self.sql, "DROP TABLESPACE small")
+        self.addCleanup(self.sql, "DROP TABLE IF EXISTS record")
+        self.sql("CREATE TABLE record(k int PRIMARY KEY USING INDEX TABLESPACE small, t text) TABLESPACE small; ALTER TABLE record ALTER t SET STORAGE PLAIN")
+        channel = Channel()
+        (self.folder / "in").write_text(ndjson({"delivery": f"k7:{n}", "k": n, "t": "x" * 1000} for n in range(20000)))
+        with open(self.folder / "in", "rb") as records:
+            process = self.popen("--batch-records", "500", "--column", "k=/k", "--column", "t=/t", channel=channel, stdin=records)
+        self.assertTrue(select.select([process.stderr], [], [], 60)[0], "nothing is said of it")
+        self.assertRegex(process.stderr.readline(), "^sql-write: waiting: .*No space left on device")
+        before = int(self.sql("SELECT count(*) FROM record")[0][0])
+        self.assertGreater(before, 0)
+        self.assertIsNone(process.poll())
+        self.assertEqual(run(["mount", "-o", "remount,size=64m", str(small)]).exit, 0)
+        self.assertEqual(process.wait(120), 0)
+        receipts = channel.receipts()
+        self.assertEqual((positions(receipts, "stored", "last"), positions(receipts, "rejected")), (set(range(20000)), set()))
+        self.assertEqual(self.sql("SELECT count(*) FROM record"), [["20000"]])
+
     def test_a_cancelled_statement_is_made_smaller_and_a_single_row_is_waited_for(self):
         self.sql("CREATE TABLE record(k int PRIMARY KEY); ALTER DATABASE postgres SET statement_timeout TO '300ms'")
         self.sql("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN new; END $$;"
@@ -585,6 +646,25 @@ class Tls(unittest.TestCase):
             self.assertEqual(other.exit, 2)
             self.assertIn("does not match host name", other.stderr)
             self.assertEqual(write("other.test", "&sslmode=require"), (0, "", ""))
+
+
+class Timescale(Case):
+    """Where the extension is installed."""
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if cls.pg.sql("SELECT 1 FROM pg_available_extensions WHERE name='timescaledb'") == []:
+            raise unittest.SkipTest("TimescaleDB is not installed")
+        cls.pg = cls.server = cls.enterClassContext(Postgres("shared_preload_libraries=timescaledb", "timescaledb.telemetry_level=off"))
+
+    def test_a_hypertable_gets_its_chunks_while_it_is_written(self):
+        self.sql("CREATE EXTENSION timescaledb; CREATE TABLE reading(subject text, time timestamptz, n int, PRIMARY KEY(subject,time));"
+                 "SELECT create_hypertable('reading','time',chunk_time_interval=>interval '1 day')")
+        rows = [{"subject": f"s{n % 7}", "time": f"2018-07-{1 + n // 100:02}T00:{n % 100 // 2:02}:00Z", "n": n} for n in range(1000)]
+        for more in (), ("--on-conflict", "newer:n"):
+            self.write(rows, "--table", "reading", "--column", "subject=subject", "--column", "time=/time:time", "--column", "n=/n", *more)
+        want = {(row["subject"], row["time"]) for row in rows}
+        self.assertEqual(self.sql("SELECT count(*) FROM reading"), [[str(len(want))]])
 
 
 class BehindPgBouncer(Both, Case):

@@ -196,6 +196,59 @@ class SqlRead(Case):
         self.assertEqual(done.exit, 0, done)
         self.assertEqual(self.pg.sql("SELECT count(*),count(DISTINCT k),min(k),max(k) FROM copy"), [["30000", "30000", "1", "30000"]], f"SEED={seed}")
 
+    def test_a_row_that_was_rejected_out_of_turn_has_one_letter_though_all_is_killed(self):
+        """The first rows wait until the end: what comes after them is settled out of turn."""
+        (self.folder / "stage.py").write_text(OUT_OF_TURN)
+        self.fill(40)
+        self.pg.sql("INSERT INTO t SELECT n, 'same' FROM generate_series(41,42) n")
+        command = [tool("sql-read"), self.pg.url, "--table", "t", "--columns", "v", "--key", "k", "--state", "s", "--takeover", "1s", "--", "python3", "stage.py"]
+
+        def letters():
+            path = self.folder / "s.dead.ndjson"
+            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+        wanted = ["v20", "v21", "v22", "v40"]
+        (self.folder / "bad").write_text("\n".join([*wanted, "same"]))
+        process = subprocess.Popen(command, env=self.environment, cwd=self.folder, start_new_session=True)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        wait_for(lambda: len(letters()) == 6, what="the letters")
+        process.kill()
+        process.wait()
+        self.pg.sql("UPDATE t SET v='v20b' WHERE k=20")  # another row now, which may have a letter of its own
+        wanted.append("v20b")
+        (self.folder / "bad").write_text("\n".join([*wanted, "same"]))
+        (self.folder / "whole").touch()
+        done = run(command, env=self.environment, cwd=self.folder, timeout=60)
+        self.assertEqual(done.exit, 0, done)
+        expected = [("same", ["41"]), ("same", ["42"]), ("v20b", ["20"]), *((v, [v[1:]]) for v in wanted if v != "v20b")]
+        self.assertEqual(sorted((letter["event"]["v"], json.loads(letter["mark"])) for letter in letters()), sorted(expected))
+        stored = (self.folder / "stored").read_text().split()
+        self.assertEqual(set(stored), {f"v{n}" for n in range(1, 41) if n not in (20, 21, 22, 40)})
+
+
+# Rejects what `bad` names, and stores the rest when its input has ended, and `whole` is there.
+OUT_OF_TURN = r"""
+import json, os, sys, time
+fd, _, _, token = os.environ["RECEIPTS_FD"].split(":")
+def say(**what):
+    os.write(int(fd), (json.dumps(what) + "\n").encode())
+say(sink="stage")
+kept = []
+for line in sys.stdin:
+    row = json.loads(line)
+    if row["v"] in open("bad").read().split():
+        say(delivery=row["delivery"], status="rejected", by="stage", reason="bad")
+    else:
+        kept.append(row)
+while not os.path.exists("whole"):
+    time.sleep(0.05)
+for row in kept:
+    with open("stored", "a") as stored:
+        stored.write(row["v"] + "\n")
+    say(delivery=row["delivery"], status="stored")
+"""
+
 
 if __name__ == "__main__":
     unittest.main()
