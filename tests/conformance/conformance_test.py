@@ -102,6 +102,10 @@ class Kind:
         """The ids of what the destination holds."""
         return in_order(ids_of(stdout))
 
+    def after_a_bad_line(self):
+        """Its exit status, where standard input has one."""
+        return 1 if self.reads and self.judges else 0
+
     def with_secrets(self, box):
         """Command lines that fail, with SECRET where people put theirs."""
         url = f"https://user:{SECRET}@host/x?token={SECRET}"
@@ -457,11 +461,37 @@ class Reconcile(Kind):
         return super().with_secrets(box) + [self.command(box, "--left", f"false # {url}"), self.command(box, "--exchange", url, "--as", "s")]
 
 
+class FindGaps(Kind):
+    """Of units that are absent from the window: what is read lies before it."""
+    options = (("every", "10s"), ("from", "2018-07-02"), ("to", "2018-07-03"), ("time", "recordedtime"))
+    idling = None  # it writes at the end
+
+    def __init__(self, name, *more):
+        super().__init__(name)
+        self.options = (*self.options, *more)
+
+    def prepare(self, box):
+        pathlib.Path(f"{box}/units").write_text("".join(f"u{n}\n" for n in range(1, 3001)))
+
+    def prepare_empty(self, box):
+        pass
+
+    def words(self, box):
+        return ["--subjects", f"{box}/units"] if os.path.exists(f"{box}/units") else []
+
+    def after_a_bad_line(self):
+        return 1
+
+    def stored(self, box, stdout):
+        return [json.loads(line)["subject"] for line in stdout.splitlines()]
+
+
 TOOLS = {
     "bsu-fetch": [BsuFetch("bsu-fetch")],
     "consume": [Consume("consume")],
     "crawl": [Crawl("crawl"), CrawlData("crawl")],
     "dlq-replay": [DlqReplay("dlq-replay")],
+    "find-gaps": [FindGaps("find-gaps"), FindGaps("find-gaps", ("sorted", None))],
     "http-write": [HttpWrite("http-write")],
     "hydrate": [Filter("hydrate")],
     "influx-write": [InfluxWrite("influx-write")],
@@ -983,7 +1013,7 @@ class Conformance(unittest.TestCase):
             with self.ready(kind) as box:
                 text = lines(event(1), "hello", event(3))
                 result = run(kind.command(box, "--metrics", f"{box}/metrics"), text)
-                self.assertEqual(result.exit, 1 if kind.reads and kind.judges else 0)
+                self.assertEqual(result.exit, kind.after_a_bad_line())
                 content = pathlib.Path(f"{box}/metrics").read_text()
                 self.assertTrue(content.endswith("\n"))
                 values, types = {}, {}

@@ -81,6 +81,7 @@ COMMANDS = [
     ("s3-archive", "s3-archive get a/"),
     ("s3-archive", "s3-archive get a/ {} -- 'sql-write sqlite:d.db'"),
     ("reconcile", "reconcile --key id --left 's3-archive get a/' --right 's3-archive get a/'"),
+    ("find-gaps", "find-gaps --every 1s"),
     ("bsu-fetch", "bsu-fetch --devices fleet.txt --once"),
     ("bsu-fetch", "bsu-fetch --devices fleet.txt --once {} -- publish y/"),
     ("crawl", "crawl $RTDB/orders"),
