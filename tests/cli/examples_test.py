@@ -102,6 +102,7 @@ class Examples(unittest.TestCase):
         cls.sim = cls.enterClassContext(Server([tool("bsu-sim"), "--port", "0", "--units", "20", "--firmware", "attributes", "--devices", "{dir}/fleet.txt"]))
         cls.influx = cls.enterClassContext(InfluxServer())
         cls.influx.create("bsu")
+        run(["curl", "-sf", f"{cls.influx.url}/write?db=bsu", "--data-binary", "reading,subject=bsu-1 power=1.5 1530403200000000000"])
         cls.redis = cls.enterClassContext(Redis())
         pg = cls.enterClassContext(Postgres())
         cls.pg = pg.url.removesuffix("postgres")
@@ -193,7 +194,7 @@ class Examples(unittest.TestCase):
 
     def assert_messages(self, command, stderr):
         """Silence, but for what is news, and for what the malformed events bring a plain pipe to say."""
-        news = r"s3-archive: july.state: complete|sql-read: reading.state: complete|dlq-replay: \d letters go through .*"
+        news = r"s3-archive: july.state: complete|sql-read: reading.state: complete|influx-read: points.state: complete|dlq-replay: \d letters go through .*"
         news += r"|crawl: orders: \d+ keys, .*|crawl: (orders.crawl|jobs.\d+): complete|crawl: \S+: is served at .*|listen: orders: the baseline is durable.*"
         news += r"|reconcile: equal: .*|find-gaps: fleet.txt: \d records are of units that are not in it, .*"
         if "--ack exit" in command:

@@ -211,6 +211,16 @@ class FindGaps(unittest.TestCase):
         self.assertEqual(self.find(line("u", BASE), "--every", "10s", "--from", "2018-07-02", "--to", "2018-07-02",
                                    stderr="find-gaps: the window is empty: 2018-07-02T00:00:00Z to 2018-07-02T00:00:00Z\n"), {})
 
+    def test_it_is_no_stage_of_a_pipeline_that_keeps_records(self):
+        with tempfile.TemporaryDirectory() as folder:
+            run([tool("publish"), "x/"], line("u", BASE) + line("u", BASE + 30 * SECOND), cwd=folder)
+            told = run([tool("consume"), "x/", "--as", "a", "--until-empty", "--", tool("find-gaps"), "--every", "10s"], cwd=folder)
+            self.assertEqual(told.exit, 2, told)
+            self.assertIn("no stage of a pipeline that keeps records", told.stderr)
+            found = run([tool("consume"), "x/", "--as", "b", "--until-empty", "--ack", "exit", "--", f"{tool('find-gaps')} --every 10s > gaps"], cwd=folder)
+            self.assertEqual((found.exit, found.stderr), (0, ""))
+            self.assertEqual(json.loads((pathlib.Path(folder) / "gaps").read_text())["missing"], 2)
+
     def test_check_is_silent_or_one_line(self):
         good = line("u", BASE) + line("u", BASE + 10 * SECOND)
         self.assertEqual(self.find(good, "--every", "10s", "--check"), {})

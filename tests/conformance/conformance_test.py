@@ -19,6 +19,7 @@ import sys
 import tempfile
 import termios
 import unittest
+import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, Result, Server, run, tool, wait_for  # noqa: E402
@@ -239,6 +240,30 @@ class SqlRead(Kind):
     def with_secrets(self, box):
         return super().with_secrets(box) + [[tool(self.name), f"postgresql://user:{SECRET}@host/db?password={SECRET}", "--table", "t"],
                                             [tool(self.name), f"mysql://user:{SECRET}@host/db", "--table", "t"]]
+
+
+class InfluxRead(Kind):
+    """From the server of InfluxWrite, a database for each folder."""
+    options = (("measurement", "reading"), ("from", "2018-07-01"))
+    idling = None  # it ends by itself
+
+    def prepare(self, box, count=3000):
+        self.report = None if count else r"influx-read: .*: no points\n"
+        InfluxWrite.influx.create(InfluxWrite.database(box))
+        lines = 'reading id="early" 1\n' + "".join(f'reading id="e{n}" {1530403200 + n}000000000\n' for n in range(1, count + 1))
+        urllib.request.urlopen(urllib.request.Request(f"{InfluxWrite.influx.url}/write?db={InfluxWrite.database(box)}", data=lines.encode()), timeout=60).close()
+
+    def prepare_empty(self, box):
+        self.prepare(box, 0)
+
+    def words(self, box):
+        return [f"{InfluxWrite.influx.url}?db={InfluxWrite.database(box)}"]
+
+    def with_secrets(self, box):
+        pathlib.Path(f"{box}/token").write_text(f"{SECRET}\nx\n")
+        return super().with_secrets(box) + [[tool(self.name), url, "--measurement", "m", "--give-up", "1ms", *more]
+                                            for url, *more in ([f"http://user:{SECRET}@127.0.0.1:1?db=x"], [f"http://127.0.0.1:1?db=x&u=user&p={SECRET}"],
+                                                               ["http://127.0.0.1:1?db=x", "--token-file", f"{box}/token"])]
 
 
 class RedisWrite(Sink):
@@ -494,6 +519,7 @@ TOOLS = {
     "find-gaps": [FindGaps("find-gaps"), FindGaps("find-gaps", ("sorted", None))],
     "http-write": [HttpWrite("http-write")],
     "hydrate": [Filter("hydrate")],
+    "influx-read": [InfluxRead("influx-read")],
     "influx-write": [InfluxWrite("influx-write")],
     "listen": [Listen("listen")],
     "publish": [Publish("publish")],
@@ -512,6 +538,7 @@ WITH_PIPELINE = {  # how a source is given a pipeline, here one that waits for i
     "consume": lambda box: [tool("consume"), f"{box}/exchange", "--as", "s", "--ack", "exit"],
     "crawl": lambda box: [tool("crawl"), f"{Rtdb.server.url}/orders", "--ack", "exit", "--dead-letters", f"{box}/dead.ndjson"],
     "dlq-replay": lambda box: [tool("dlq-replay"), f"{box}/exchange", "--as", "s", "--ack", "exit"],
+    "influx-read": lambda box: [*InfluxRead("influx-read").command(box), "--ack", "exit", "--dead-letters", f"{box}/dead.ndjson"],
     "listen": lambda box: [tool("listen"), f"{Rtdb.server.url}/orders", "--ack", "exit", "--dead-letters", f"{box}/dead.ndjson"],
     "s3-archive": lambda box: [tool("s3-archive"), "get", f"{box}/archive", "--ack", "exit",
                                "--dead-letters", f"{box}/dead.ndjson"],

@@ -74,6 +74,8 @@ COMMANDS = [
     ("sql-read", "sql-read sqlite:c.db --table record --key id"),
     ("sql-read", "sql-read sqlite:c.db --table record --key id {} -- 'sql-write sqlite:e.db --key id'"),
     ("influx-write", "influx-write $INFLUX --field id=id:string"),
+    ("influx-read", "influx-read $INFLUX --measurement record"),
+    ("influx-read", "influx-read $INFLUX --measurement record {} -- 'sql-write sqlite:f.db --key subject,time'"),
     ("redis-write", "redis-write $REDIS --key 'u:{subject}'"),
     ("http-write", "http-write $REST/{subject}"),
     ("hydrate", "hydrate"),
