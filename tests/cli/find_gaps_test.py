@@ -213,7 +213,8 @@ class FindGaps(unittest.TestCase):
 
     def test_it_is_no_stage_of_a_pipeline_that_keeps_records(self):
         with tempfile.TemporaryDirectory() as folder:
-            run([tool("publish"), "x/"], line("u", BASE) + line("u", BASE + 30 * SECOND), cwd=folder)
+            event = {"specversion": "1.0", "source": "s", "type": "t", "subject": "u"}
+            run([tool("publish"), "x/"], "".join(json.dumps({**event, "id": str(t), "time": text(t)}) + "\n" for t in (BASE, BASE + 30 * SECOND)), cwd=folder)
             told = run([tool("consume"), "x/", "--as", "a", "--until-empty", "--", tool("find-gaps"), "--every", "10s"], cwd=folder)
             self.assertEqual(told.exit, 2, told)
             self.assertIn("no stage of a pipeline that keeps records", told.stderr)
