@@ -405,7 +405,9 @@ Result<std::unique_ptr<InfluxRows>> InfluxRows::make(InfluxReadOptions const& op
   if (!target) return target.status();
   auto headers = options.credentials.headers(*target);
   if (!headers) return headers.status();
-  auto client = HttpClient::make(http);
+  HttpOptions transfer = http;
+  transfer.decode = !target->local;  // compressing for a neighbour takes longer than sending
+  auto client = HttpClient::make(transfer);
   if (!client) return client.status();
   return std::unique_ptr<InfluxRows>(
       std::make_unique<PointReader>(options, std::move(*target), std::move(*headers), std::move(*client)));

@@ -50,7 +50,7 @@ Exit run(Cli& cli, Io& io) {
     return cli.wrong("--state belongs to --measurement: the rows of a query have no key to go on behind");
   HttpOptions http;
   http.max_in_flight = 2;
-  http.timeout = std::chrono::hours(24 * 365);
+  http.timeout = std::chrono::hours(24 * 20);  // an answer may be long; silence may not
   http.connect_timeout = std::min<Duration>(timeout, std::chrono::seconds(10));
   http.stall = timeout;
   auto rows = InfluxRows::make(options, http);
