@@ -205,7 +205,7 @@ class Examples(unittest.TestCase):
         done = run(["bash", "-o", "pipefail", "-c", command], cwd=box, env=self.environment)
         if "--check" in command and "orders/" not in command:
             self.assertEqual((done.exit, done.stdout), (1, ""))
-            self.assertRegex(done.stderr, r"\Aconsume: .*dead.*\n\Z")
+            self.assertRegex(done.stderr, r"\A(consume: .*dead|find-gaps: .*missing).*\n\Z")
         elif command.startswith("reconcile ") and "/orders" in command:  # the two sides are of different examples
             self.assertEqual((done.exit, done.stdout), (1, ""), done.stderr)
             self.assertRegex(done.stderr, r"\nreconcile: different: \d+ keys on the left, .*\n\Z")
