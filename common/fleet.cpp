@@ -30,6 +30,22 @@ Words words_of(std::string_view line) {
 // Fills a unit from a line, or says what the line should have been.
 using ParseLine = std::function<std::string(std::string_view line, Words const& words, FleetUnit& unit)>;
 
+// Only who it is, of any file that names units.
+std::string parse_name(std::string_view line, Words const& words, FleetUnit& unit) {
+  if (!words[0].starts_with('{')) {
+    unit.id = words[0];
+    return words.size() <= 2 ? "" : "is neither an id nor `id URL`";
+  }
+  auto const json = nlohmann::json::parse(line, nullptr, false);
+  for (char const* name : {"id", "subject"}) {
+    if (!json.is_object() || !json.contains(name)) continue;
+    if (json[name].is_string()) unit.id = json[name];
+    if (json[name].is_number()) unit.id = json[name].dump();
+    if (!unit.id.empty()) return "";
+  }
+  return R"(has no "id" or "subject")";
+}
+
 std::string parse_device(std::string_view line, Words const& words, FleetUnit& unit) {
   if (words[0].starts_with('{')) {
     auto const json = nlohmann::json::parse(line, nullptr, false);
@@ -45,7 +61,7 @@ std::string parse_device(std::string_view line, Words const& words, FleetUnit& u
   return "";
 }
 
-Result<std::vector<FleetUnit>> read_units(std::string const& path, ParseLine const& parse) {
+Result<std::vector<FleetUnit>> read_units(std::string const& path, ParseLine const& parse, bool polled = true) {
   auto text = path == "-" ? read_all(STDIN_FILENO, "standard input") : read_file(path);
   if (!text) return text.status();
   std::vector<FleetUnit> units;
@@ -62,7 +78,7 @@ Result<std::vector<FleetUnit>> read_units(std::string const& path, ParseLine con
     FleetUnit unit;
     std::string wrong = parse(line, words, unit);
     if (wrong.empty()) unit.url = expand(std::move(unit.url), "id", unit.id);
-    if (wrong.empty() && !is_http_url(unit.url)) wrong = "has no http or https URL";
+    if (wrong.empty() && polled && !is_http_url(unit.url)) wrong = "has no http or https URL";
     if (wrong.empty() && !(valid_utf8(unit.id) && valid_utf8(unit.url))) wrong = "is not UTF-8";
     if (wrong.empty()) {
       auto const [first, fresh] = lines.emplace(unit.id, number);
@@ -85,6 +101,14 @@ Result<std::vector<FleetUnit>> read_ids(std::string const& path, std::string con
     unit = {std::string(words[0]), url};
     return words.size() == 1 ? "" : "is not one id";
   });
+}
+
+Result<std::vector<std::string>> read_unit_names(std::string const& path) {
+  auto units = read_units(path, parse_name, false);
+  if (!units) return units.status();
+  std::vector<std::string> names;
+  for (FleetUnit& unit : *units) names.push_back(std::move(unit.id));
+  return names;
 }
 
 }  // namespace inflight

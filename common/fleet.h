@@ -19,5 +19,7 @@ struct FleetUnit {
 // text.
 [[nodiscard]] Result<std::vector<FleetUnit>> read_devices(std::string const& path);
 [[nodiscard]] Result<std::vector<FleetUnit>> read_ids(std::string const& path, std::string const& url);
+// Only the ids of either file, or of NDJSON that has them as "id" or "subject".
+[[nodiscard]] Result<std::vector<std::string>> read_unit_names(std::string const& path);
 
 }  // namespace inflight

@@ -69,19 +69,6 @@ Result<std::string> secret(std::string const& file, std::string from_environment
   return text;
 }
 
-// The server's words as they fit into a line of ours.
-std::string one_line(std::string_view text) {
-  constexpr std::size_t most = 300;
-  std::string out;
-  for (char const c : text.substr(0, most)) {
-    bool const blank = static_cast<unsigned char>(c) <= 0x20 || c == 0x7f;
-    if (!blank) out += c;
-    if (blank && !out.empty() && out.back() != ' ') out += ' ';
-  }
-  while (!out.empty() && (out.back() == ' ' || !valid_utf8(out))) out.pop_back();
-  return text.size() > most ? out + "…" : out;
-}
-
 std::string member(nlohmann::json const& json, char const* name) {
   auto const found = json.find(name);
   return found != json.end() && found->is_string() ? found->get<std::string>() : std::string();
@@ -95,7 +82,7 @@ std::string without_frame(std::string_view text, std::uint64_t& dropped) {
     (void)std::from_chars(text.data() + at + behind.size(), text.data() + text.size(), dropped);
     text = text.substr(0, at);
   }
-  return one_line(text);
+  return influx_words(text);
 }
 
 // Words by which a server says that points are at fault.
@@ -121,12 +108,24 @@ bool read_list(nlohmann::json const& data, std::size_t points, InfluxAnswer& ans
     if (number == item.end() || !number->is_number_unsigned()) return false;
     auto const line = number->get<std::size_t>();
     if (line < 1 || line > points || !seen.insert(line).second) return false;
-    answer.lines.emplace_back(line - 1, one_line(member(item, "error_message")));
+    answer.lines.emplace_back(line - 1, influx_words(member(item, "error_message")));
   }
   return true;
 }
 
 }  // namespace
+
+std::string influx_words(std::string_view text) {
+  constexpr std::size_t most = 300;
+  std::string out;
+  for (char const c : text.substr(0, most)) {
+    bool const blank = static_cast<unsigned char>(c) <= 0x20 || c == 0x7f;
+    if (!blank) out += c;
+    if (blank && !out.empty() && out.back() != ' ') out += ' ';
+  }
+  while (!out.empty() && (out.back() == ' ' || !valid_utf8(out))) out.pop_back();
+  return text.size() > most ? out + "…" : out;
+}
 
 Result<InfluxTarget> InfluxTarget::parse(std::string const& url, InfluxPrecision precision) {
   auto const wrong = [&](std::string_view why) { return Status::usage(fmt::format("{}: {}", public_url(url), why)); };
@@ -177,6 +176,24 @@ Result<InfluxTarget> InfluxTarget::parse(std::string const& url, InfluxPrecision
                                  : "no ?db=NAME (1.x), ?org=NAME&bucket=NAME (2.x) or /api/v3/write_lp?db=NAME (3.x)");
   }
   target.url.append(1, separator).append("precision=").append(api.precisions[static_cast<std::size_t>(precision)]);
+  return target;
+}
+
+Result<InfluxTarget> InfluxTarget::parse_query(std::string const& url) {
+  // The place and the arguments are those of a write, but for the end of the path and the last argument.
+  constexpr std::string_view query = "/query", write = "/write";
+  std::string const question = url.substr(std::min(url.find('?'), url.size()));
+  std::string place = url.substr(0, url.size() - question.size());
+  while (place.ends_with('/')) place.pop_back();
+  if (place.ends_with(query)) place.resize(place.size() - query.size());
+  auto target = parse(place + question, InfluxPrecision::ns);
+  if (!target) return target.status();
+  if (target->version != 1)
+    return Status::usage(fmt::format("{}: InfluxQL is asked for with ?db=NAME (2.x: that of a DBRP mapping)", url));
+  std::size_t const at = target->url.rfind(write, target->url.find('?')), precision = target->url.rfind("precision=ns");
+  target->url.replace(precision, std::string::npos, "epoch=ns&chunked=true&chunk_size=5000");
+  target->url.replace(at, write.size(), query);
+  target->shown = url;
   return target;
 }
 
@@ -244,7 +261,7 @@ InfluxAnswer judge(InfluxTarget const& target, HttpResponse const& response, std
       answer.kind = Kind::listed;
     } else if (target.version == 3 && data != json.end() && data->is_object() && data->contains("line_number")) {
       answer.kind = Kind::refused;
-      answer.reason = one_line(member(*data, "error_message"));
+      answer.reason = influx_words(member(*data, "error_message"));
     } else {
       // 201: some were refused, by words that only tell of some.
       answer.kind = blames_points(words) || status == 201 || json.contains("line") ? Kind::refused : Kind::doubtful;

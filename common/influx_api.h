@@ -1,5 +1,5 @@
 // InfluxDB's three generations of write requests: where they go, what they are signed with, and what their answers
-// mean. Opens nothing.
+// mean; and where queries go. Opens nothing.
 //
 //   http://host:8086?db=NAME[&rp=NAME]             1.x, POST /write
 //   http://host:8086?bucket=NAME[&org=NAME]        2.x, POST /api/v2/write
@@ -28,6 +28,9 @@ struct InfluxTarget {
 
   // Code::usage: none that can be written to; a secret in it is never shown.
   [[nodiscard]] static Result<InfluxTarget> parse(std::string const& url, InfluxPrecision precision);
+  // The same for InfluxQL, at /query of 1.x, which 2.x and 3.x have as well: `url` asks for times in nanoseconds and an
+  // answer in chunks.
+  [[nodiscard]] static Result<InfluxTarget> parse_query(std::string const& url);
 };
 
 struct InfluxCredentials {
@@ -57,6 +60,9 @@ struct InfluxAnswer {
   std::vector<std::pair<std::size_t, std::string>> lines;  // of listed, from 0, with reasons
   Status status;                                           // `URL: why`
 };
+// The server's words as they fit into a line of ours.
+[[nodiscard]] std::string influx_words(std::string_view text);
+
 // `points`: how many lines the request had.
 [[nodiscard]] InfluxAnswer judge(InfluxTarget const& target, HttpResponse const& response, std::size_t points);
 

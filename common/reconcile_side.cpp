@@ -6,13 +6,11 @@
 #include <cstring>
 
 #include "common/json_text.h"
-#include "common/metrics.h"
+#include "common/record_input.h"
 
 namespace inflight {
 
 namespace {
-
-constexpr std::uint64_t kCountEach = 256;  // records, between two additions to the counters
 
 std::vector<Path> joined(std::vector<Path> paths, std::vector<Path> const& more) {
   paths.insert(paths.end(), more.begin(), more.end());
@@ -46,7 +44,9 @@ Status ReconcileSide::read() {
   if (Status status = command_.start(line_); !status.ok()) return status.at(name_);
   Reader reader(command_.output(), name_, options_.max_record);
   Line line;
-  Status status = read_lines(reader, line);
+  Status status = read_records(
+      reader, line, options_.max_record, [this](Record const& record) { return add(record); },
+      [](Status const& wrong) { return wrong; });
   if (status.code() == Code::stopped) return status;
   // What is cut off in the middle of a line is told as what cut it off.
   if (status.ok() || (status.code() == Code::rejected && !line.terminated)) {
@@ -56,33 +56,6 @@ Status ReconcileSide::read() {
   if (status.code() == Code::rejected)
     return Status::temporary(fmt::format("{}: line {}: {}", name_, line.number, status.what()));
   return status.ok() ? sort_.sort() : status;
-}
-
-Status ReconcileSide::read_lines(Reader& reader, Line& line) {
-  RecordParser parser;
-  Record record;
-  std::uint64_t bytes = 0, uncounted = 0;
-  auto count = [&] {
-    counters().records += uncounted;
-    counters().bytes += reader.bytes() - bytes;
-    bytes = reader.bytes();
-    uncounted = 0;
-  };
-  for (;;) {
-    auto got = reader.next(line);
-    if (!got) return got.status();
-    if (*got == Reader::Wait::stopped) return {Code::stopped, "stopped"};
-    if (*got == Reader::Wait::end) break;
-    if (line.too_long)
-      return Status::rejected(fmt::format("{} bytes are more than --max-record {}", line.size, options_.max_record));
-    if (Status status = parser.parse(line.text, record); !status.ok()) return status;
-    if (Status status = add(record); !status.ok()) return status;
-    ++records_;
-    if (++uncounted == kCountEach) count();
-    forget_long(text_);
-  }
-  count();
-  return {};
 }
 
 Status ReconcileSide::add(Record const& record) {
@@ -112,7 +85,10 @@ Status ReconcileSide::add(Record const& record) {
   std::memcpy(header_.data(), sizes, sizeof sizes);
   if (Status status = texts_.append(header_); !status.ok()) return status;
   if (Status status = texts_.append({text_.data(), key}); !status.ok()) return status;
-  return texts_.append({text_.data() + key + 1, std::min(values, kKept)});
+  Status const kept = texts_.append({text_.data() + key + 1, std::min(values, kKept)});
+  if (kept.ok()) ++records_;
+  forget_long(text_);
+  return kept;
 }
 
 Status ReconcileSide::append_fields() {

@@ -68,7 +68,6 @@ class ReconcileSide {
   [[nodiscard]] SideDigest const& digest() const { return digest_; }
 
  private:
-  [[nodiscard]] Status read_lines(Reader& reader, Line& line);
   [[nodiscard]] Status add(Record const& record);
   [[nodiscard]] Status append_fields();
   [[nodiscard]] Status append_data(Record const& record);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "common/keyed_rows.h"
 #include "common/status.h"
 
 namespace inflight {
@@ -19,16 +20,8 @@ struct SqlReadOptions {
   std::string key;           // the same; empty: the table's primary key
 };
 
-class SqlRows {
+class SqlRows : public KeyedRows {
  public:
-  virtual ~SqlRows() = default;
-  // Connects, and begins with the rows of this key (as next() gave it), which are also those whose key is the same to
-  // the database though not to the letter; empty: with the first row. Code::temporary: not there, busy. Code::usage: no
-  // such table or column, no permission, no key.
-  [[nodiscard]] virtual Status start(std::string const& after) = 0;
-  // False after the last row. Code::temporary: start again at the last one. Code::usage: a NULL is in the key.
-  [[nodiscard]] virtual Result<bool> next(std::string& line, std::string& key) = 0;
-
   // Opens nothing. Code::usage: the options are wrong.
   [[nodiscard]] static Result<std::unique_ptr<SqlRows>> make(SqlReadOptions const& options);
 };

@@ -102,6 +102,7 @@ class Examples(unittest.TestCase):
         cls.sim = cls.enterClassContext(Server([tool("bsu-sim"), "--port", "0", "--units", "20", "--firmware", "attributes", "--devices", "{dir}/fleet.txt"]))
         cls.influx = cls.enterClassContext(InfluxServer())
         cls.influx.create("bsu")
+        run(["curl", "-sf", f"{cls.influx.url}/write?db=bsu", "--data-binary", "reading,subject=bsu-1 power=1.5 1530403200000000000"])
         cls.redis = cls.enterClassContext(Redis())
         pg = cls.enterClassContext(Postgres())
         cls.pg = pg.url.removesuffix("postgres")
@@ -130,6 +131,7 @@ class Examples(unittest.TestCase):
         shutil.copy(cls.sim.dir / "fleet.txt", cls.world)
         for name, text in {**dict(HERE_DOCUMENT.findall(README)), "units.txt": "bsu-00001\n", "token.txt": "Authorization: Bearer x\n",
                            "power.jq": ".bsu | {power: (.power | tonumber)}\n", "readings.ndjson": '{"unit":"u1","power":41.5}\n',
+                           "series.ndjson": '{"subject":"u1","time":"2018-07-01T00:00:00Z"}\n{"subject":"u1","time":"2018-07-01T00:05:00Z"}\n',
                            "orders.ndjson": '{"key":"o1","items":[{"sku":"a","count":1},{"sku":"b","count":2}]}\n',
                            "orders.json": '[{"id":"o1"},{"id":"o2"}]\n', "token": "Authorization: Bearer x\n",
                            "ids.ndjson": event(1, subject="o1", dataref=f"{cls.rest.url}/orders/o1", data=None).replace(', "data": null', ""),
@@ -192,9 +194,9 @@ class Examples(unittest.TestCase):
 
     def assert_messages(self, command, stderr):
         """Silence, but for what is news, and for what the malformed events bring a plain pipe to say."""
-        news = r"s3-archive: july.state: complete|sql-read: reading.state: complete|dlq-replay: \d letters go through .*"
+        news = r"s3-archive: july.state: complete|sql-read: reading.state: complete|influx-read: points.state: complete|dlq-replay: \d letters go through .*"
         news += r"|crawl: orders: \d+ keys, .*|crawl: (orders.crawl|jobs.\d+): complete|crawl: \S+: is served at .*|listen: orders: the baseline is durable.*"
-        news += r"|reconcile: equal: .*"
+        news += r"|reconcile: equal: .*|find-gaps: fleet.txt: \d records are of units that are not in it, .*"
         if "--ack exit" in command:
             news += "|xml2json: line .*|consume: .*"
         self.assertRegex(stderr, rf"\A(({news})\n)*\Z")
@@ -203,7 +205,7 @@ class Examples(unittest.TestCase):
         done = run(["bash", "-o", "pipefail", "-c", command], cwd=box, env=self.environment)
         if "--check" in command and "orders/" not in command:
             self.assertEqual((done.exit, done.stdout), (1, ""))
-            self.assertRegex(done.stderr, r"\Aconsume: .*dead.*\n\Z")
+            self.assertRegex(done.stderr, r"\A(consume: .*dead|find-gaps: .*missing).*\n\Z")
         elif command.startswith("reconcile ") and "/orders" in command:  # the two sides are of different examples
             self.assertEqual((done.exit, done.stdout), (1, ""), done.stderr)
             self.assertRegex(done.stderr, r"\nreconcile: different: \d+ keys on the left, .*\n\Z")

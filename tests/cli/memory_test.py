@@ -77,6 +77,7 @@ COMMANDS = {
     "sql-write, all rejected": f"yes x | head -n 1000000 | {WRITE.format('r')} 2> /dev/null; test $? = 1",
     "redis-write": "redis-write $REDIS --key u:{subject} --newer-by recordedtime --field id=id --field text=data < long.ndjson",
     "reconcile": "reconcile --key id --memory 4MiB --quiet --left 'cat long.ndjson' --right 'cat long.ndjson'",
+    "find-gaps": "find-gaps --every 1s --time recordedtime --memory 4MiB < long.ndjson > /dev/null",
     "hydrate": "hydrate < long.ndjson > /dev/null",
     "http-write": "http-write $REST/{subject} < long.ndjson",
     "s3-archive put": "s3-archive put archive < long.ndjson",

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import termios
 import unittest
+import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, Result, Server, run, tool, wait_for  # noqa: E402
@@ -101,6 +102,10 @@ class Kind:
     def stored(self, box, stdout):
         """The ids of what the destination holds."""
         return in_order(ids_of(stdout))
+
+    def after_a_bad_line(self):
+        """Its exit status, where standard input has one."""
+        return 1 if self.reads and self.judges else 0
 
     def with_secrets(self, box):
         """Command lines that fail, with SECRET where people put theirs."""
@@ -235,6 +240,30 @@ class SqlRead(Kind):
     def with_secrets(self, box):
         return super().with_secrets(box) + [[tool(self.name), f"postgresql://user:{SECRET}@host/db?password={SECRET}", "--table", "t"],
                                             [tool(self.name), f"mysql://user:{SECRET}@host/db", "--table", "t"]]
+
+
+class InfluxRead(Kind):
+    """From the server of InfluxWrite, a database for each folder."""
+    options = (("measurement", "reading"), ("from", "2018-07-01"))
+    idling = None  # it ends by itself
+
+    def prepare(self, box, count=3000):
+        self.report = None if count else r"influx-read: .*: no points\n"
+        InfluxWrite.influx.create(InfluxWrite.database(box))
+        lines = 'reading id="early" 1\n' + "".join(f'reading id="e{n}" {1530403200 + n}000000000\n' for n in range(1, count + 1))
+        urllib.request.urlopen(urllib.request.Request(f"{InfluxWrite.influx.url}/write?db={InfluxWrite.database(box)}", data=lines.encode()), timeout=60).close()
+
+    def prepare_empty(self, box):
+        self.prepare(box, 0)
+
+    def words(self, box):
+        return [f"{InfluxWrite.influx.url}?db={InfluxWrite.database(box)}"]
+
+    def with_secrets(self, box):
+        pathlib.Path(f"{box}/token").write_text(f"{SECRET}\nx\n")
+        return super().with_secrets(box) + [[tool(self.name), url, "--measurement", "m", "--give-up", "1ms", *more]
+                                            for url, *more in ([f"http://user:{SECRET}@127.0.0.1:1?db=x"], [f"http://127.0.0.1:1?db=x&u=user&p={SECRET}"],
+                                                               ["http://127.0.0.1:1?db=x", "--token-file", f"{box}/token"])]
 
 
 class RedisWrite(Sink):
@@ -457,13 +486,40 @@ class Reconcile(Kind):
         return super().with_secrets(box) + [self.command(box, "--left", f"false # {url}"), self.command(box, "--exchange", url, "--as", "s")]
 
 
+class FindGaps(Kind):
+    """Of units that are absent from the window: what is read lies before it."""
+    options = (("every", "10s"), ("from", "2018-07-02"), ("to", "2018-07-03"), ("time", "recordedtime"))
+    idling = None  # it writes at the end
+
+    def __init__(self, name, *more):
+        super().__init__(name)
+        self.options = (*self.options, *more)
+
+    def prepare(self, box):
+        pathlib.Path(f"{box}/units").write_text("".join(f"u{n}\n" for n in range(1, 3001)))
+
+    def prepare_empty(self, box):
+        pass
+
+    def words(self, box):
+        return ["--subjects", f"{box}/units"] if os.path.exists(f"{box}/units") else []
+
+    def after_a_bad_line(self):
+        return 1
+
+    def stored(self, box, stdout):
+        return [json.loads(line)["subject"] for line in stdout.splitlines()]
+
+
 TOOLS = {
     "bsu-fetch": [BsuFetch("bsu-fetch")],
     "consume": [Consume("consume")],
     "crawl": [Crawl("crawl"), CrawlData("crawl")],
     "dlq-replay": [DlqReplay("dlq-replay")],
+    "find-gaps": [FindGaps("find-gaps"), FindGaps("find-gaps", ("sorted", None))],
     "http-write": [HttpWrite("http-write")],
     "hydrate": [Filter("hydrate")],
+    "influx-read": [InfluxRead("influx-read")],
     "influx-write": [InfluxWrite("influx-write")],
     "listen": [Listen("listen")],
     "publish": [Publish("publish")],
@@ -482,6 +538,7 @@ WITH_PIPELINE = {  # how a source is given a pipeline, here one that waits for i
     "consume": lambda box: [tool("consume"), f"{box}/exchange", "--as", "s", "--ack", "exit"],
     "crawl": lambda box: [tool("crawl"), f"{Rtdb.server.url}/orders", "--ack", "exit", "--dead-letters", f"{box}/dead.ndjson"],
     "dlq-replay": lambda box: [tool("dlq-replay"), f"{box}/exchange", "--as", "s", "--ack", "exit"],
+    "influx-read": lambda box: [*InfluxRead("influx-read").command(box), "--ack", "exit", "--dead-letters", f"{box}/dead.ndjson"],
     "listen": lambda box: [tool("listen"), f"{Rtdb.server.url}/orders", "--ack", "exit", "--dead-letters", f"{box}/dead.ndjson"],
     "s3-archive": lambda box: [tool("s3-archive"), "get", f"{box}/archive", "--ack", "exit",
                                "--dead-letters", f"{box}/dead.ndjson"],
@@ -983,7 +1040,7 @@ class Conformance(unittest.TestCase):
             with self.ready(kind) as box:
                 text = lines(event(1), "hello", event(3))
                 result = run(kind.command(box, "--metrics", f"{box}/metrics"), text)
-                self.assertEqual(result.exit, 1 if kind.reads and kind.judges else 0)
+                self.assertEqual(result.exit, kind.after_a_bad_line())
                 content = pathlib.Path(f"{box}/metrics").read_text()
                 self.assertTrue(content.endswith("\n"))
                 values, types = {}, {}
