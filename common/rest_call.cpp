@@ -251,6 +251,8 @@ RestJudgement judge(RestOptions const& options, bool deletion, HttpResponse cons
                         (response.cause == HttpCause::too_large && code > 0);
   if (!answered) {
     if (response.misdirected()) return {Status::usage(response.error), false, true};
+    // It may be so each time that this is asked for, and of nothing else.
+    if (response.cause == HttpCause::encoding) return {Status::temporary(response.error), false, false, kDoubts500};
     return {Status::temporary(response.error), response.cause == HttpCause::timeout, true};
   }
   if (code >= 200 && code < 300) {

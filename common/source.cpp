@@ -295,9 +295,9 @@ Exit run_source(Io& io, SourceOptions const& given, std::function<Status(Outlet&
   }
   Retained retained(io, identity, first, options.limit, **ledger);
   if (options.marks && !options.state.empty()) {
-    auto letters = letters_with_marks((*ledger)->letters());
-    if (!letters) return report(letters.status(), Exit::defect);
-    retained.set_letters(std::move(*letters));
+    auto marked = letters_with_marks((*ledger)->letters());
+    if (!marked) return report(marked.status(), Exit::defect);
+    retained.set_letters(std::move(*marked));
   }
   if (options.marks) (*ledger)->set_mark_of([&](std::uint64_t cursor) { return retained.mark_of(cursor); });
   Exit delivered = Exit::defect;

@@ -119,6 +119,14 @@ class Documents(Hydrate):
         server = self.server(lambda asked, server: (401, "x" * 5000))
         self.assertEqual(self.hydrate([self.id_only(server, 1)], "--max-record", "1000", exit_code=2), [])
 
+    def test_an_answer_that_is_never_encoded_as_it_says_is_rejected_if_others_are_fetched(self):
+        server = self.server(lambda asked, _: (200, "{}", [("Content-Encoding", "gzip")]) if asked.path == "/s5" else None, delay=lambda: 0.003)
+        server.documents |= {f"/s{n}": b"1" for n in range(2000)}
+        made = self.hydrate([self.id_only(server, n) for n in range(2000)], "--max-in-flight", "2", exit_code=1)
+        self.assertEqual([e["id"] for e in made], [f"e{n}" for n in range(2000) if n != 5])
+        self.assertIn("line 6: ", self.stderr)
+        self.assertIn("encod", self.stderr)
+
     def test_a_404_that_is_cut_says_nothing(self):
         cut = (404, "half", [("Content-Length", "100"), ("Connection", "close")])
         server = self.server(lambda asked, server: cut if len(server.asked) == 1 else None)
