@@ -12,6 +12,7 @@ namespace inflight {
 namespace {
 
 constexpr std::int64_t kRead = 1000;
+std::string const kDocument = "document ";
 
 }  // namespace
 
@@ -85,6 +86,24 @@ Status CrawlList::commit(bool whole) {
   if (Status status = file_.execute("COMMIT"); !status.ok()) return status;
   whole_ = whole;
   return {};
+}
+
+Result<std::optional<CrawlList::Found>> CrawlList::found(std::string_view key) {
+  SqliteStatement statement;
+  if (Status status = file_.prepare("SELECT value FROM about WHERE name=?1", statement); !status.ok()) return status;
+  std::string const name = kDocument + std::string(key);
+  auto const row = statement.bind(1, name).step();
+  if (!row) return row.status();
+  if (!*row) return std::optional<Found>();
+  std::string_view const value = statement.bytes(0);
+  auto const looked = parse_rfc3339(value.substr(1));
+  if (!looked) return Status::defect("the list of keys has a time that is none");
+  return std::optional(Found{value.front() == '-', *looked});
+}
+
+Status CrawlList::find(std::string_view key, Found const& found) {
+  std::string const name = kDocument + std::string(key);
+  return set(name, (found.gone ? "-" : "+") + format_rfc3339(found.looked));
 }
 
 Result<std::string> CrawlList::end(char const* sql) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -35,6 +36,14 @@ class CrawlList {
   [[nodiscard]] Status add(std::string_view key);
   [[nodiscard]] Status clear();
   [[nodiscard]] Status commit(bool whole);
+
+  // What a document that was asked for by its name was found to be: that stays so, as its event does.
+  struct Found {
+    bool gone = false;
+    Time looked;
+  };
+  [[nodiscard]] Result<std::optional<Found>> found(std::string_view key);
+  [[nodiscard]] Status find(std::string_view key, Found const& found);
 
   [[nodiscard]] std::uint64_t count() const { return count_; }
   [[nodiscard]] Result<std::string> first();

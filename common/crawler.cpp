@@ -372,14 +372,24 @@ class Crawler {
   // Each is looked at, as one that is gone is told as a deletion.
   Status named() {
     for (std::string const& key : options_.documents) {
-      std::string text, scalar;
-      if (Status status = pacer_.ask(1); !status.ok()) return status;
-      Status status = options_.with_data ? fetch(key, text) : look(key, scalar);
-      pacer_.answered(1);
-      if (!status.ok() && status.code() != Code::rejected) return status;  // what is too large is there
-      bool const deleted = (options_.with_data ? text : scalar) == "null";
-      if (Status done = put(key, io_.clock.now(), deleted, deleted ? std::string_view{} : text); !done.ok())
-        return done;
+      std::string text;
+      auto const known = list_.found(key);
+      if (!known) return known.status();
+      CrawlList::Found found{false, io_.clock.now()};
+      if (*known) {
+        found = **known;
+      } else {
+        if (Status status = pacer_.ask(1); !status.ok()) return status;
+        Status status = options_.with_data ? fetch(key, text) : look(key, text);
+        pacer_.answered(1);
+        if (!status.ok() && status.code() != Code::rejected) return status;  // what is too large is there
+        found.gone = text == "null";
+        if (!options_.with_data) {
+          if (Status noted = list_.find(key, found); !noted.ok()) return noted;
+        }
+      }
+      std::string_view const data = options_.with_data && !found.gone ? std::string_view(text) : std::string_view{};
+      if (Status done = put(key, found.looked, found.gone, data); !done.ok()) return done;
     }
     return {};
   }

@@ -225,6 +225,72 @@ class Tokens(Base):
         self.assertRegex(done.stderr, r"\Alisten: [^\n]*status 401: Permission denied\n\Z")
 
 
+class Bad(Base):
+    """What an operator or a collection may have wrong."""
+    options = ("--keep-alive", "100ms")
+
+    def refused(self, what, *words, url=None):
+        command = [tool("listen"), url or self.db.url + "/orders", "--state", "s", *words, "--", "publish x/"]
+        done = run(command, cwd=self.box, env=self.env)
+        self.assertEqual((done.exit, done.stdout), (2, ""), done)
+        self.assertRegex(done.stderr, rf"\Alisten: [^\n]*{what}[^\n]*\n\Z")
+
+    def test_a_wrong_url(self):
+        for url, what in (("orders", "is no URL of a database"), (self.db.url + "/a$b", "has a \\$ in it"),
+                          (self.db.url + "/orders?auth=hunter2", "no arguments but ns"), ("http://x.firebaseio.com/o", "only https")):
+            self.refused(what, url=url)
+
+    def test_what_is_no_database(self):
+        self.db.control(fault="error", status=404)
+        self.refused("status 404")
+
+    def test_a_token_file_that_is_missing_or_whose_token_is_expired_or_of_another_project(self):
+        self.db.control(accept="good")
+        self.refused("none: No such file", "--token-file", "none")
+        for text, what in (("", "is no token"), ("other", "status 401: Unauthorized"), ("good", "status 401: Auth token is expired")):
+            (self.box / "token").write_text(text)
+            if text == "good":
+                self.db.control(expire="good")
+            self.refused(what, "--token-file", "token")
+
+    def test_an_empty_collection_that_gets_documents(self):
+        self.start()
+        self.assertIn("of 0 documents", self.errors())
+        self.marker()
+        self.assertEqual(self.told(), [("zz-marker", WRITTEN)])
+
+    def test_a_scalar_is_told_and_waited_for(self):
+        self.db.put("orders", "open")
+        self.start()
+        wait_for(lambda: "is a scalar, not a collection" in self.errors(), what="the message")
+        self.marker()
+        self.assertEqual(self.told(), [("zz-marker", WRITTEN)])
+
+    def test_odd_keys_also_after_a_restart(self):
+        keys = ["a b%+", "%2F", "+", "é" * 384, "x" * 768, "\U0001f600", "7", "07"]
+        self.start()
+        for key in keys:
+            self.db.put(["orders", key], {"is": key})
+        self.marker()
+        self.end(signal.SIGKILL)
+        for key in keys:
+            self.db.delete(["orders", key])
+        self.start("--takeover", "1s")
+        self.marker("second")
+        self.wait_told(*((key, DELETED) for key in keys))
+        self.assertEqual(self.told()[:8], [(key, WRITTEN) for key in keys])
+
+    def test_a_document_of_20_mb(self):
+        self.db.put("orders/big", {"text": "x" * 20_000_000})
+        self.start()
+        self.db.put("orders/big", {"text": "x" * 19_999_999 + "y"})
+        self.marker()
+        self.assertEqual(self.told(), [("big", WRITTEN), ("zz-marker", WRITTEN)])
+        self.db.control(streams="cut")
+        self.marker("second")
+        self.assertEqual(len(self.told()), 3)
+
+
 class State(Base):
     def test_there_and_back_again_is_told_though_it_was_not_seen(self):
         """A document that went A, B, A: B was pending when all was killed."""
@@ -306,6 +372,20 @@ class Many(Base):
             self.db.put(f"orders/marker{streams}", 1)
             self.wait_told((f"marker{streams}", WRITTEN))
         self.assertEqual(len(self.told()), 2)
+
+    def test_nor_do_one_after_silence_auth_revoked_a_restart_and_a_kill(self):
+        self.start()
+        begun = 1
+        for how in ("silence", "auth_revoked", signal.SIGTERM, signal.SIGKILL):
+            if isinstance(how, str):
+                self.db.control(streams=how)
+            else:
+                self.end(how)
+                self.start("--takeover", "1s")
+            begun += 1
+            wait_for(lambda: self.db.stats()["streams"]["begun"] >= begun, what="the next stream")  # noqa: B023
+            self.marker(f"after {how}")
+        self.assertEqual(len(self.told()), 4, self.told())
 
     def test_a_collection_that_is_too_large_for_one_stream_is_told(self):
         self.db.control(max_response=100_000)
