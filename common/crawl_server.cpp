@@ -144,13 +144,13 @@ class Server {
     http_.set_pre_routing_handler([this](httplib::Request const& request, httplib::Response& response) {
       Answer const answer = handle(request);
       response.status = answer.status;
-      if (!answer.header.empty()) response.set_header(answer.header.c_str(), answer.value);
+      if (!answer.header.empty()) response.set_header(answer.header, answer.value);
       response.set_content(answer.body + "\n", "application/json");
       return httplib::Server::HandlerResponse::Handled;
     });
     Address address = parse_address(options_.address);
-    bool const bound = address.port == 0 ? (address.port = http_.bind_to_any_port(address.host.c_str())) > 0
-                                         : http_.bind_to_port(address.host.c_str(), address.port);
+    bool const bound = address.port == 0 ? (address.port = http_.bind_to_any_port(address.host)) > 0
+                                         : http_.bind_to_port(address.host, address.port);
     if (!bound) {
       say_error(options_.address + ": cannot be listened to: it is in use, or not an address of this machine");
       return Exit::temporary;
