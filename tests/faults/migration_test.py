@@ -177,8 +177,9 @@ class Job:
     def finish(self):
         """What is told is told, and what is published is written; what was refused is, when the rule is gone."""
         self.rule(**REFUSED)
-        self.documents["~last"], self.versions["~last"] = {"number": 1, "status": "lost"}, []
-        self.db.put(["orders", "~last"], self.documents["~last"])
+        lost = {"number": 1, "status": "lost", "created": self.stamp + 1}
+        self.documents["~last"], self.versions["~last"] = lost, [lost]
+        self.db.put(["orders", "~last"], lost)
 
         def refused():
             self.start()
@@ -191,8 +192,9 @@ class Job:
             self.start()
             return self.crawl.process.poll() == 0
         wait_for(crawled, 120, "the crawl")
-        last = {"number": 1, "status": "last", "created": self.stamp + 1}
-        self.documents["~last"], self.versions["~last"] = last, [last]
+        last = {"number": 1, "status": "last", "created": self.stamp + 2}
+        self.documents["~last"] = last
+        self.versions["~last"].append(last)
         self.db.put(["orders", "~last"], last)  # listen tells it behind all others
 
         def written():
