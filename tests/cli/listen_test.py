@@ -193,8 +193,7 @@ class Lost(Base):
 
     def test_a_database_that_is_down_for_a_while(self):
         self.db.__exit__()
-        self.db = RtdbServer(*self.options, "--data", "{dir}/log")
-        self.db.__enter__()
+        self.db = self.enterContext(RtdbServer(*self.options, "--data", "{dir}/log"))
         self.start()
         self.db.kill()
         wait_for(lambda: "connecting again" in self.errors(), what="the loss")
