@@ -19,7 +19,7 @@ import urllib.parse
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from harness import BIN, free_port, tool, wait_for  # noqa: E402
-from processes import descendants  # noqa: E402
+from processes import descendants, seeds  # noqa: E402
 from rtdb_server import RtdbServer  # noqa: E402
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "10"))
@@ -133,9 +133,8 @@ class ServeFaults(unittest.TestCase):
             print(f"summary: SEED={seed}: killed {kills}; {len(job.accepted)} jobs accepted and done, lost 0", flush=True)
 
     def test_no_job_is_lost_or_done_twice_whatever_is_killed(self):
-        first = int(os.environ.get("SEED", "0")) or int.from_bytes(os.urandom(3), "big")
-        for number, done in enumerate(range(0, ROUNDS, PER_SEED)):
-            self.one_seed(first + number, min(PER_SEED, ROUNDS - done))
+        for seed, rounds in seeds(ROUNDS, PER_SEED):
+            self.one_seed(seed, rounds)
 
 
 if __name__ == "__main__":

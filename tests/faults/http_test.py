@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from harness import BIN, run, tool, wait_for  # noqa: E402
 from rest_server import RestServer, event, lines  # noqa: E402
 
+from processes import seeds  # noqa: E402
 from subscriber import Line  # noqa: E402
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "10"))
@@ -121,9 +122,8 @@ class HttpFaults(unittest.TestCase):
                   f"{sum(len(service.asked) for service in job.services.values())} requests, lost 0, doubled 0, no older version last", flush=True)
 
     def test_nothing_is_lost_or_doubled_and_the_newest_is_last_whatever_is_killed(self):
-        first = int(os.environ.get("SEED", "0")) or int.from_bytes(os.urandom(3), "big")
-        for number, done in enumerate(range(0, ROUNDS, PER_SEED)):
-            self.one_seed(first + number, min(PER_SEED, ROUNDS - done))
+        for seed, rounds in seeds(ROUNDS, PER_SEED):
+            self.one_seed(seed, rounds)
 
 
 if __name__ == "__main__":

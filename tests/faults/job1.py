@@ -29,7 +29,7 @@ import xml.etree.ElementTree as ET
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from harness import BIN, end_with_the_test, nanoseconds, run, tool, wait_for  # noqa: E402
 
-from processes import adopt_orphans, alive, descendants, environment, kill, of_lines, reap_orphans  # noqa: E402
+from processes import adopt_orphans, alive, descendants, environment, kill, of_lines, reap_orphans, seeds  # noqa: E402
 
 PATIENCE = 120  # s; for hangs, not for speed
 CONVERT = "xml2json --options bsu.opts"
@@ -665,7 +665,6 @@ class Seeds:
 
     def all_seeds(self):
         adopt_orphans()
-        first = int(os.environ.get("SEED", "0")) or int.from_bytes(os.urandom(3), "big")
-        for number, done in enumerate(range(0, self.rounds, self.rounds_per_seed)):
-            print(f"SEED={first + number}", flush=True)
-            self.one_seed(first + number, min(self.rounds_per_seed, self.rounds - done))
+        for seed, rounds in seeds(self.rounds, self.rounds_per_seed):
+            print(f"SEED={seed}", flush=True)
+            self.one_seed(seed, rounds)

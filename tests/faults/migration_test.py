@@ -24,6 +24,7 @@ from orders_server import OrdersServer  # noqa: E402
 from pg_server import Postgres  # noqa: E402
 from rtdb_server import RtdbServer  # noqa: E402
 
+from processes import seeds  # noqa: E402
 from subscriber import Command, Line  # noqa: E402
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "10"))
@@ -301,9 +302,8 @@ class Migration(unittest.TestCase):
                   f"{job.replayed} replays, {job.repaired} changed back unseen and were reconciled, lost 0, none older over a newer one", flush=True)
 
     def test_both_sides_agree_whatever_is_killed(self):
-        first = int(os.environ.get("SEED", "0")) or int.from_bytes(os.urandom(3), "big")
-        for number, done in enumerate(range(0, ROUNDS, PER_SEED)):
-            self.one_seed(first + number, min(PER_SEED, ROUNDS - done))
+        for seed, rounds in seeds(ROUNDS, PER_SEED):
+            self.one_seed(seed, rounds)
 
 
 if __name__ == "__main__":

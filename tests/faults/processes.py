@@ -75,6 +75,13 @@ def kill(p):
         os.close(handle)
 
 
+def seeds(rounds, per_seed):
+    """The seeds of a test and how many rounds each has; SEED is the first one, else it is random."""
+    first = int(os.environ.get("SEED", "0")) or int.from_bytes(os.urandom(3), "big")
+    for number, done in enumerate(range(0, rounds, per_seed)):
+        yield first + number, min(per_seed, rounds - done)
+
+
 def adopt_orphans():
     """From now on orphans below this test come to it."""
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

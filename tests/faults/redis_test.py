@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from harness import BIN, run, tool, wait_for  # noqa: E402
 from redis_server import Redis  # noqa: E402
 
+from processes import seeds  # noqa: E402
 from subscriber import Line  # noqa: E402
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "10"))
@@ -121,10 +122,9 @@ class RedisFaults(unittest.TestCase):
             return job.checked
 
     def test_nothing_is_lost_and_the_newest_stays_whatever_is_killed(self):
-        first = int(os.environ.get("SEED", "0")) or int.from_bytes(os.urandom(3), "big")
         checked = 0
-        for number, done in enumerate(range(0, ROUNDS, PER_SEED)):
-            checked += self.one_seed(first + number, min(PER_SEED, ROUNDS - done))
+        for seed, rounds in seeds(ROUNDS, PER_SEED):
+            checked += self.one_seed(seed, rounds)
         if ROUNDS >= PER_SEED:
             self.assertGreater(checked, 0, "no settled event was looked up")
 

@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from harness import BIN, wait_for  # noqa: E402
 from rtdb_server import RtdbServer  # noqa: E402
 
+from processes import seeds  # noqa: E402
 from subscriber import Command  # noqa: E402
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "10"))
@@ -170,9 +171,8 @@ class RtdbFaults(unittest.TestCase):
                   f"{len(job.changed)} documents, {len(job.listen.told())} told, lost 0", flush=True)
 
     def test_no_key_and_no_change_is_lost_whatever_is_killed(self):
-        first = int(os.environ.get("SEED", "0")) or int.from_bytes(os.urandom(3), "big")
-        for number, done in enumerate(range(0, ROUNDS, PER_SEED)):
-            self.one_seed(first + number, min(PER_SEED, ROUNDS - done))
+        for seed, rounds in seeds(ROUNDS, PER_SEED):
+            self.one_seed(seed, rounds)
 
 
 if __name__ == "__main__":
