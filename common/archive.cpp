@@ -1,45 +1,27 @@
 #include "common/archive.h"
 
 #include <fmt/format.h>
-#include <xxhash.h>
-#include <zstd.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <utility>
 #include <vector>
 
-#include "common/handle.h"
+#include "common/xxh.h"
+#include "common/zstd_frames.h"
 
 namespace inflight {
 
 namespace {
 
 constexpr std::int64_t kHour = 3'600'000'000'000;
-constexpr std::uint32_t kSkippable = 0x184D2A5D;
 constexpr std::string_view kTag = "IFLA";
 constexpr std::size_t kTail = 16;  // digest, length, tag
 constexpr std::size_t kChunk = 1 << 20;
-constexpr std::size_t kMaxSpare = 3 << 20;
-constexpr std::size_t kInOneCall = 2 << 20;  // of what is longer zstd keeps a copy of its window
 constexpr int kFormat = 1;
-
-using Digest = Handle<XXH3_state_t, XXH3_freeState>;
-
-Digest new_digest() {
-  Digest digest(XXH3_createState());
-  if (!digest) throw std::bad_alloc();
-  XXH3_128bits_reset(digest.get());
-  return digest;
-}
-
-std::string text_of(XXH128_hash_t hash) { return fmt::format("{:016x}{:016x}", hash.high64, hash.low64); }
-std::string text_of(Digest const& digest) { return text_of(XXH3_128bits_digest(digest.get())); }
 
 template <typename T>
 void put_number(std::string& out, T number) {
@@ -63,25 +45,13 @@ std::string to_json(ObjectSummary const& summary) {
                                  {"stored_xxh128", summary.stored_digest},
                                  {"first", format_rfc3339(summary.first)},
                                  {"last", format_rfc3339(summary.last)}};
+  if (summary.index) json["index"] = {{"offset", summary.index->offset}, {"size", summary.index->size}};
   if (!summary.source.empty()) json["source"] = summary.source;
   if (!summary.positions.empty()) json["positions"] = summary.positions;
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-Status damaged(ObjectStore const& store, std::string const& key, std::string_view why) {
-  return Status::defect(fmt::format("{}: damaged: {}", store.name(key), why));
-}
-
 }  // namespace
-
-std::uint64_t hash64(std::string_view bytes, std::uint64_t seed) {
-  return XXH3_64bits_withSeed(bytes.data(), bytes.size(), seed);
-}
-
-std::pair<std::uint64_t, std::uint64_t> hash128(std::string_view bytes) {
-  XXH128_hash_t const hash = XXH3_128bits(bytes.data(), bytes.size());
-  return {hash.high64, hash.low64};
-}
 
 std::optional<Time> archive_time(Record const& record) {
   std::string scratch;
@@ -124,131 +94,37 @@ std::optional<std::int64_t> hour_of_key(std::string_view key) {
   return std::nullopt;
 }
 
-struct FrameCompressor::State {
-  Handle<ZSTD_CCtx, ZSTD_freeCCtx> context{ZSTD_createCCtx()};
-  std::vector<char> out = std::vector<char>(ZSTD_compressBound(kInOneCall));
-  std::string spare;
-};
-
-FrameCompressor::FrameCompressor(int level) : state_(std::make_unique<State>()) {
-  if (!state_->context) throw std::bad_alloc();
-  ZSTD_CCtx_setParameter(state_->context.get(), ZSTD_c_compressionLevel, level);
-  ZSTD_CCtx_setParameter(state_->context.get(), ZSTD_c_checksumFlag, 1);
+std::string frame_head(std::uint32_t magic, std::uint32_t size) {
+  std::string head;
+  put_number(head, magic);
+  put_number(head, size);
+  return head;
 }
 
-FrameCompressor::~FrameCompressor() = default;
-
-void FrameCompressor::compress(std::string_view text, std::string_view end,
-                               std::function<void(std::string_view)> const& take) {
-  ZSTD_CCtx* const context = state_->context.get();
-  auto const good = [](std::size_t code) {
-    if (ZSTD_isError(code)) throw std::runtime_error(fmt::format("zstd: {}", ZSTD_getErrorName(code)));
-    return code;
-  };
-  std::vector<char>& out = state_->out;
-  if (end.empty() && text.size() <= kInOneCall) {
-    take({out.data(), good(ZSTD_compress2(context, out.data(), out.size(), text.data(), text.size()))});
-    return;
-  }
-  good(ZSTD_CCtx_reset(context, ZSTD_reset_session_only));
-  good(ZSTD_CCtx_setPledgedSrcSize(context, text.size() + end.size()));
-  for (std::string_view const piece : {text, end}) {
-    ZSTD_inBuffer in{piece.data(), piece.size(), 0};
-    bool const last = piece.data() == end.data();
-    for (std::size_t left = 1; last ? left != 0 : in.pos < in.size;) {
-      ZSTD_outBuffer to{out.data(), out.size(), 0};
-      left = good(ZSTD_compressStream2(context, &to, &in, last ? ZSTD_e_end : ZSTD_e_continue));
-      take({out.data(), to.pos});
-    }
-  }
+std::string summary_frame(ObjectSummary const& summary) {
+  std::string const json = to_json(summary);
+  std::string frame = frame_head(kSummaryFrame, static_cast<std::uint32_t>(json.size() + kTail));
+  frame += json;
+  put_number(frame, hash64(json));
+  put_number(frame, static_cast<std::uint32_t>(json.size()));
+  frame += kTag;
+  return frame;
 }
 
-std::string FrameCompressor::take_spare() { return std::exchange(state_->spare, {}); }
-
-void FrameCompressor::keep_spare(std::string&& lines) {
-  if (lines.capacity() > kMaxSpare) return;
-  lines.clear();
-  state_->spare = std::move(lines);
+Status damaged_object(ObjectStore const& store, std::string const& key, std::string_view why) {
+  return Status::defect(fmt::format("{}: damaged: {}", store.name(key), why));
 }
 
-struct ObjectEncoder::State {
-  FrameCompressor* compressor = nullptr;
-  std::function<void()> ready;
-  Digest content = new_digest();
-  Digest stored = new_digest();
-  std::string lines;  // that are in no frame yet
-  std::string pending;
-  ObjectSummary summary;
-
-  void frame(std::string_view text, std::string_view end) {
-    XXH3_128bits_update(content.get(), text.data(), text.size());
-    XXH3_128bits_update(content.get(), end.data(), end.size());
-    compressor->compress(text, end, [this](std::string_view bytes) {
-      XXH3_128bits_update(stored.get(), bytes.data(), bytes.size());
-      summary.stored_bytes += bytes.size();
-      pending += bytes;
-      ready();
-    });
-  }
-};
-
-ObjectEncoder::ObjectEncoder(FrameCompressor& compressor, std::function<void()> ready)
-    : state_(std::make_unique<State>()) {
-  state_->compressor = &compressor;
-  state_->ready = std::move(ready);
+ObjectSummary::Extent summary_range(ObjectStore::Object const& object) {
+  std::uint64_t const size = std::min<std::uint64_t>(object.bytes, 64 << 10);
+  return {object.bytes - size, size};
 }
-
-ObjectEncoder::~ObjectEncoder() = default;
-
-void ObjectEncoder::add(std::string_view line, Time time) {
-  ObjectSummary& summary = state_->summary;
-  summary.first = summary.records == 0 ? time : std::min(summary.first, time);
-  summary.last = summary.records == 0 ? time : std::max(summary.last, time);
-  ++summary.records;
-  summary.bytes += line.size() + 1;
-  if (line.size() >= kAlone) {
-    cut();
-    state_->frame(line, "\n");
-    return;
-  }
-  if (state_->lines.empty()) state_->lines = state_->compressor->take_spare();
-  state_->lines.append(line).push_back('\n');
-}
-
-void ObjectEncoder::cut() {
-  State& s = *state_;
-  if (s.lines.empty()) return;
-  s.frame(s.lines, {});
-  // Many objects may be open: none keeps what it does not use.
-  s.compressor->keep_spare(std::exchange(s.lines, {}));
-}
-
-ObjectSummary const& ObjectEncoder::finish(std::string source, std::string positions) {
-  State& s = *state_;
-  cut();
-  s.summary.digest = text_of(s.content);
-  s.summary.stored_digest = text_of(s.stored);
-  s.summary.source = std::move(source);
-  s.summary.positions = std::move(positions);
-  std::string const json = to_json(s.summary);
-  put_number(s.pending, kSkippable);
-  put_number(s.pending, static_cast<std::uint32_t>(json.size() + kTail));
-  s.pending += json;
-  put_number(s.pending, hash64(json));
-  put_number(s.pending, static_cast<std::uint32_t>(json.size()));
-  s.pending += kTag;
-  return s.summary;
-}
-
-std::string& ObjectEncoder::pending() { return state_->pending; }
-std::size_t ObjectEncoder::waiting() const { return state_->lines.size(); }
-ObjectSummary const& ObjectEncoder::summary() const { return state_->summary; }
 
 Result<ObjectSummary> read_summary(ObjectStore& store, ObjectStore::Object const& object) {
-  auto const bad = [&](std::string_view why) { return damaged(store, object.key, why); };
+  auto const bad = [&](std::string_view why) { return damaged_object(store, object.key, why); };
   // Nearly always all of it comes with the first range.
-  std::vector<char> tail(std::min<std::uint64_t>(object.bytes, 64 << 10));
-  auto got = store.get(object.key, object.bytes - tail.size(), tail);
+  std::vector<char> tail(summary_range(object).size);
+  auto got = store.get(object.key, summary_range(object).offset, tail);
   if (!got) return got.status();
   if (*got != tail.size()) return bad("it is shorter than it was");
   if (tail.size() < kTail || std::string_view(tail.data() + tail.size() - kTag.size(), kTag.size()) != kTag) {
@@ -265,7 +141,7 @@ Result<ObjectSummary> read_summary(ObjectStore& store, ObjectStore::Object const
   }
   char const* const frame = tail.data() + tail.size() - whole;
   std::string_view const text(frame + 8, length);
-  if (get_number<std::uint32_t>(frame) != kSkippable || get_number<std::uint32_t>(frame + 4) != length + kTail) {
+  if (get_number<std::uint32_t>(frame) != kSummaryFrame || get_number<std::uint32_t>(frame + 4) != length + kTail) {
     return bad("the frame of its summary");
   }
   if (get_number<std::uint64_t>(frame + 8 + length) != hash64(text)) return bad("the checksum of its summary");
@@ -289,6 +165,8 @@ Result<ObjectSummary> read_summary(ObjectStore& store, ObjectStore::Object const
     summary.last = *last;
     summary.source = json.value("source", "");
     summary.positions = json.value("positions", "");
+    if (auto const index = json.find("index"); index != json.end())
+      summary.index = {index->at("offset").get<std::uint64_t>(), index->at("size").get<std::uint64_t>()};
   } catch (nlohmann::json::exception const& error) {
     return bad(fmt::format("its summary: {}", error.what()));
   }
@@ -297,42 +175,38 @@ Result<ObjectSummary> read_summary(ObjectStore& store, ObjectStore::Object const
 }
 
 Status read_object(ObjectStore& store, ObjectStore::Object const& object, ObjectSummary const& summary,
-                   std::function<void(std::string_view)> const& take) {
-  auto const bad = [&](std::string_view why) { return damaged(store, object.key, why); };
-  Handle<ZSTD_DCtx, ZSTD_freeDCtx> const context(ZSTD_createDCtx());
-  if (!context) throw std::bad_alloc();
-  Digest const content = new_digest();
-  Digest const stored = new_digest();
-  std::vector<char> compressed(kChunk), plain(ZSTD_DStreamOutSize());
+                   std::function<void(std::string_view)> const& take, std::function<void(std::uint64_t)> const& ended) {
+  auto const bad = [&](std::string_view why) { return damaged_object(store, object.key, why); };
+  FrameReader reader;
+  ContentDigest content, stored;
+  std::vector<char> compressed(kChunk);
   std::uint64_t bytes = 0, lines = 0;
-  std::size_t open = 0;  // not 0: a frame has not ended
   char newest = '\n';
   for (std::uint64_t offset = 0; offset < summary.stored_bytes;) {
     auto const want = std::min<std::uint64_t>(compressed.size(), summary.stored_bytes - offset);
     auto got = store.get(object.key, offset, std::span(compressed.data(), want));
     if (!got) return got.status();
     if (*got != want) return bad("it is shorter than it was");
+    std::string_view const chunk(compressed.data(), want);
+    stored.update(chunk);
+    std::string const wrong = reader.read(
+        chunk,
+        [&](std::string_view plain) {
+          bytes += plain.size();
+          if (bytes > summary.bytes) return;
+          content.update(plain);
+          lines += static_cast<std::uint64_t>(std::count(plain.begin(), plain.end(), '\n'));
+          newest = plain.back();
+          take(plain);
+        },
+        [&](std::size_t end) { ended(offset + end); });
+    if (!wrong.empty()) return bad(wrong);
+    if (bytes > summary.bytes) return bad("it holds more than its summary says");
     offset += want;
-    XXH3_128bits_update(stored.get(), compressed.data(), want);
-    ZSTD_inBuffer in{compressed.data(), want, 0};
-    for (bool full = false; in.pos < in.size || full;) {
-      ZSTD_outBuffer out{plain.data(), plain.size(), 0};
-      open = ZSTD_decompressStream(context.get(), &out, &in);
-      if (ZSTD_isError(open))
-        return bad(fmt::format("byte {} or before: {}", offset - want + in.pos, ZSTD_getErrorName(open)));
-      full = out.pos == out.size;
-      if (out.pos == 0) continue;
-      bytes += out.pos;
-      if (bytes > summary.bytes) return bad("it holds more than its summary says");
-      XXH3_128bits_update(content.get(), plain.data(), out.pos);
-      lines += static_cast<std::uint64_t>(std::count(plain.data(), plain.data() + out.pos, '\n'));
-      newest = plain[out.pos - 1];
-      take({plain.data(), out.pos});
-    }
   }
-  if (open != 0) return bad("its last frame is cut short");
-  if (text_of(stored) != summary.stored_digest) return bad("the digest of its stored bytes");
-  if (bytes != summary.bytes || lines != summary.records || newest != '\n' || text_of(content) != summary.digest) {
+  if (reader.inside()) return bad("its last frame is cut short");
+  if (stored.text() != summary.stored_digest) return bad("the digest of its stored bytes");
+  if (bytes != summary.bytes || lines != summary.records || newest != '\n' || content.text() != summary.digest) {
     return bad("its content is not what its summary says");
   }
   return {};

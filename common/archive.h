@@ -3,12 +3,9 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 
 #include "common/object_store.h"
 #include "common/record.h"
@@ -37,60 +34,33 @@ struct ObjectSummary {
   Time first, last;
   std::string source;
   std::string positions;  // as receipts name them
+  // Where the index lies in the object; none in objects of before there was one.
+  struct Extent {
+    std::uint64_t offset = 0, size = 0;
+  };
+  std::optional<Extent> index;
 };
 
-// One zstd context for all objects that are open; a few MiB.
-class FrameCompressor {
- public:
-  explicit FrameCompressor(int level);
-  ~FrameCompressor();
-  // Makes one frame of `text` and `end` together, and hands over its bytes: of a long one piece by piece.
-  void compress(std::string_view text, std::string_view end, std::function<void(std::string_view)> const& take);
-  // Empty, with the memory of the lines that were compressed last: one for whoever fills the next frame.
-  [[nodiscard]] std::string take_spare();
-  void keep_spare(std::string&& lines);
+inline constexpr std::uint32_t kSummaryFrame = 0x184D2A5D, kIndexFrame = 0x184D2A5C;  // of zstd's skippable ones
 
-  struct State;
+// The frame of a summary: all that stands behind its stored_bytes.
+[[nodiscard]] std::string summary_frame(ObjectSummary const& summary);
+// What stands before the content of a skippable frame.
+[[nodiscard]] std::string frame_head(std::uint32_t magic, std::uint32_t size);
 
- private:
-  std::unique_ptr<State> state_;
-};
-
-// Lines to an object's bytes, in memory. Lines wait until the caller cuts a frame of them: the larger, the better they
-// compress. One of kAlone bytes or more waits for nobody.
-class ObjectEncoder {
- public:
-  static constexpr std::size_t kAlone = 1 << 20;
-  // `ready` is called when some bytes are pending: a long line is never there as a whole once more.
-  ObjectEncoder(FrameCompressor& compressor, std::function<void()> ready);
-  ~ObjectEncoder();
-
-  void add(std::string_view line, Time time);
-  [[nodiscard]] std::size_t waiting() const;  // bytes of lines that are in no frame yet
-  void cut();
-  // Ends the object; nothing is added after it.
-  ObjectSummary const& finish(std::string source, std::string positions);
-
-  // Bytes that are ready. The caller takes them away.
-  [[nodiscard]] std::string& pending();
-  [[nodiscard]] ObjectSummary const& summary() const;  // `records` and `bytes` as of now
-
-  struct State;
-
- private:
-  std::unique_ptr<State> state_;
-};
+// Code::defect, naming the object.
+[[nodiscard]] Status damaged_object(ObjectStore const& store, std::string const& key, std::string_view why);
 
 // Reads the end of an object only. Code::defect where it is damaged or was not written by us.
 [[nodiscard]] Result<ObjectSummary> read_summary(ObjectStore& store, ObjectStore::Object const& object);
+// The range of the object that read_summary() asks for first.
+[[nodiscard]] ObjectSummary::Extent summary_range(ObjectStore::Object const& object);
 
 // Hands over the lines' bytes piece by piece, and checks everything that can be checked: only after ok is what was
-// handed over good. Code::defect, naming the object, where it is damaged.
-[[nodiscard]] Status read_object(ObjectStore& store, ObjectStore::Object const& object, ObjectSummary const& summary,
-                                 std::function<void(std::string_view)> const& take);
-
-// XXH3 of man/archive.5.
-[[nodiscard]] std::uint64_t hash64(std::string_view bytes, std::uint64_t seed = 0);
-[[nodiscard]] std::pair<std::uint64_t, std::uint64_t> hash128(std::string_view bytes);
+// handed over good. `ended` hears where in the object each frame of lines ends. Code::defect, naming the object, where
+// it is damaged.
+[[nodiscard]] Status read_object(
+    ObjectStore& store, ObjectStore::Object const& object, ObjectSummary const& summary,
+    std::function<void(std::string_view)> const& take, std::function<void(std::uint64_t)> const& ended = [](auto) {});
 
 }  // namespace inflight

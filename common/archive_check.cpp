@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <optional>
+
 #include "common/archive.h"
+#include "common/archive_index.h"
 #include "common/messages.h"
 #include "common/metrics.h"
 #include "common/stop.h"
@@ -37,6 +41,36 @@ Result<std::uint64_t> visit_each(ObjectStore& store, ArchiveQuery const& query,
   return damaged;
 }
 
+// All of an object, and its index against it.
+Status check_object(ObjectStore& store, ObjectStore::Object const& object, ObjectSummary const& summary) {
+  if (!summary.index) return read_object(store, object, summary, [](std::string_view) {});
+  auto frames = read_index(store, object, summary);
+  if (!frames) return frames.status();
+  auto const bad = [&](ArchiveFrame const& frame) {
+    return damaged_object(store, object.key,
+                          fmt::format("its index does not match the frame at byte {}", frame.offset));
+  };
+  std::size_t at = 0;  // of the frame that is read, behind the last: the index itself
+  bool matches = true;
+  std::optional<ArchiveFrameCheck> check;
+  Status const status = read_records_of(
+      store, object, summary,
+      [&](Record const& record, Time time) -> Status {
+        if (!check && at < frames->size()) check.emplace((*frames)[at]);
+        if (!check || !check->next(record, time)) return bad((*frames)[std::min(at, frames->size() - 1)]);
+        if (!check->complete()) return {};
+        check.reset();
+        ++at;
+        return {};
+      },
+      [&, ended = std::size_t{0}](std::uint64_t end) mutable {
+        if (ended < frames->size()) matches = matches && end == (*frames)[ended].offset + (*frames)[ended].size;
+        ++ended;
+      });
+  if (!status.ok()) return status;
+  return matches && at == frames->size() ? Status{} : bad(frames->front());
+}
+
 }  // namespace
 
 Result<std::uint64_t> archive_list(ObjectStore& store, ArchiveQuery const& query, bool json,
@@ -67,7 +101,7 @@ Result<std::uint64_t> archive_verify(ObjectStore& store, ArchiveQuery const& que
   return visit_each(store, query, [&](ObjectStore::Object const& object) -> Status {
     auto summary = read_summary(store, object);
     if (!summary) return summary.status();
-    if (Status status = read_object(store, object, *summary, [](std::string_view) {}); !status.ok()) return status;
+    if (Status status = check_object(store, object, *summary); !status.ok()) return status;
     counters().records += summary->records;
     counters().bytes += summary->bytes;
     return {};

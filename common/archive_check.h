@@ -8,7 +8,7 @@
 #include <functional>
 #include <string_view>
 
-#include "common/archive_get.h"
+#include "common/archive_query.h"
 #include "common/object_store.h"
 #include "common/status.h"
 

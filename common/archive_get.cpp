@@ -6,20 +6,19 @@
 #include <cstring>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <queue>
-#include <set>
+#include <vector>
 
-#include "common/archive.h"
-#include "common/messages.h"
+#include "common/archive_index.h"
+#include "common/line_blocks.h"
 #include "common/record.h"
 #include "common/spill.h"
+#include "common/xxh.h"
 
 namespace inflight {
 
 namespace {
 
-constexpr std::size_t kBlock = 1 << 20;
 constexpr std::size_t kAlone = 20 << 20;   // an object that nothing else competes with is sorted in pieces of this size
 constexpr std::size_t kCrowded = 8 << 20;  // and in these, written to a file, where others hold more than kOthers
 constexpr std::size_t kOthers = 10 << 20;
@@ -45,35 +44,15 @@ class Run {
   Item item_;
 };
 
-// In blocks that are freed as soon as nothing of them is left.
 class MemoryRun final : public Run {
  public:
-  explicit MemoryRun(std::size_t& memory) : memory_(memory) {}
-  ~MemoryRun() override {
-    for (Block const& block : blocks_) memory_ -= block.size;
-    memory_ -= counted_;
-  }
+  explicit MemoryRun(std::size_t& memory) : memory_(memory), lines_(memory) {}
+  ~MemoryRun() override { memory_ -= counted_; }
 
-  // A place for one line; keep() makes it an item.
-  char* place(std::size_t size) {
-    if (blocks_.empty() || blocks_.back().size - blocks_.back().used < size + kRecordPadding) {
-      Block block;
-      block.size = std::max(kBlock, size + kRecordPadding);
-      block.bytes = std::make_unique<char[]>(block.size);
-      memory_ += block.size;
-      blocks_.push_back(std::move(block));
-    }
-    return blocks_.back().bytes.get() + blocks_.back().used;
+  void add(Time time, std::string_view line, bool identified) {
+    entries_.push_back({time, lines_.add(line), identified});
   }
-  void keep(Time time, std::size_t size, bool identified) {
-    Block& block = blocks_.back();
-    entries_.push_back({time, static_cast<std::uint32_t>(blocks_.size() - 1), static_cast<std::uint32_t>(block.used),
-                        static_cast<std::uint32_t>(size), identified});
-    block.used += size;
-    ++block.lines;
-    bytes_ += size + sizeof(Entry);
-  }
-  [[nodiscard]] std::size_t bytes() const { return bytes_; }
+  [[nodiscard]] std::size_t bytes() const { return lines_.bytes() + entries_.size() * sizeof(Entry); }
   [[nodiscard]] bool empty() const { return entries_.empty(); }
 
   void sort() {
@@ -85,33 +64,22 @@ class MemoryRun final : public Run {
   }
 
   Result<bool> next() override {
-    if (next_ > 0) {
-      Block& block = blocks_[entries_[next_ - 1].block];
-      if (--block.lines == 0) {
-        block.bytes.reset();
-        memory_ -= block.size;
-        block.size = 0;
-      }
-    }
+    if (next_ > 0) lines_.release(entries_[next_ - 1].line);
     if (next_ == entries_.size()) return false;
     Entry const& entry = entries_[next_++];
-    item_ = {entry.time, {blocks_[entry.block].bytes.get() + entry.offset, entry.size}, entry.identified};
+    item_ = {entry.time, lines_.text(entry.line), entry.identified};
     return true;
   }
 
  private:
-  struct Block {
-    std::unique_ptr<char[]> bytes;
-    std::size_t size = 0, used = 0, lines = 0;
-  };
   struct Entry {
     Time time;
-    std::uint32_t block, offset, size;
+    LineBlocks::Line line;
     bool identified;
   };
   std::size_t& memory_;
-  std::size_t bytes_ = 0, counted_ = 0, next_ = 0;
-  std::vector<Block> blocks_;
+  std::size_t counted_ = 0, next_ = 0;
+  LineBlocks lines_;
   std::vector<Entry> entries_;
 };
 
@@ -183,22 +151,17 @@ class FileRun final : public Run {
 
 class Getter {
  public:
-  Getter(ObjectStore& store, ArchiveQuery const& query, std::function<Status(std::string_view)> const& emit)
-      : store_(store), query_(query), emit_(emit) {}
+  Getter(ObjectStore& store, ArchiveQuery const& query, std::function<Status(std::string_view)> const& emit,
+         ArchiveFound& found)
+      : store_(store), query_(query), emit_(emit), found_(found) {}
 
   // All objects of one hour.
-  Status hour(std::int64_t hour, std::vector<ObjectStore::Object> const& objects) {
-    hour_begin_ = begin_of_hour(hour);
-    struct Candidate {
-      ObjectStore::Object object;
-      ObjectSummary summary;
-    };
+  Status hour(std::vector<ObjectStore::Object> const& objects) {
     std::vector<Candidate> candidates;
     for (auto const& object : objects) {
-      auto summary = read_summary(store_, object);
-      if (!summary) return summary.status();
-      if ((query_.from && summary->last < *query_.from) || (query_.to && summary->first >= *query_.to)) continue;
-      candidates.push_back({object, *summary});
+      auto candidate = look_at(object);
+      if (!candidate) return candidate.status();
+      if (*candidate) candidates.push_back(std::move(**candidate));
     }
     std::stable_sort(candidates.begin(), candidates.end(),
                      [](Candidate const& a, Candidate const& b) { return a.summary.first < b.summary.first; });
@@ -206,7 +169,7 @@ class Getter {
     while (next < candidates.size() || !heap_.empty()) {
       // Whatever may hold something earlier than the next item must be open.
       while (next < candidates.size() && (heap_.empty() || candidates[next].summary.first <= heap_.top().time)) {
-        if (Status status = load(candidates[next].object, candidates[next].summary); !status.ok()) return status;
+        if (Status status = load(candidates[next]); !status.ok()) return status;
         ++next;
       }
       if (heap_.empty()) continue;
@@ -220,6 +183,32 @@ class Getter {
   }
 
  private:
+  struct Candidate {
+    ObjectStore::Object object;
+    ObjectSummary summary;
+    std::optional<std::vector<ArchiveFrame>> frames;  // that may hold something; none: all of it is read
+  };
+
+  // Nothing where nothing of the object can be wanted.
+  Result<std::optional<Candidate>> look_at(ObjectStore::Object const& object) {
+    auto summary = read_summary(store_, object);
+    if (!summary) return summary.status();
+    if ((query_.from && summary->last < *query_.from) || (query_.to && summary->first >= *query_.to))
+      return std::optional<Candidate>();
+    Candidate candidate{object, std::move(*summary), {}};
+    if (query_.by_subject() && candidate.summary.index) {
+      auto frames = read_index(store_, object, candidate.summary);
+      if (!frames) return frames.status();
+      std::erase_if(*frames, [&](ArchiveFrame const& frame) {
+        return std::none_of(frame.groups.begin(), frame.groups.end(),
+                            [&](ArchiveGroup const& group) { return query_.may_want(group); });
+      });
+      if (frames->empty()) return std::optional<Candidate>();
+      candidate.frames = std::move(*frames);
+    }
+    return std::optional<Candidate>(std::move(candidate));
+  }
+
   // Runs in the order in which equal times are emitted: by the object's key, then by place in it.
   using Order = std::pair<std::string, std::size_t>;
   using Runs = std::map<Order, std::unique_ptr<Run>>;
@@ -231,13 +220,13 @@ class Getter {
     }
   };
 
-  Status load(ObjectStore::Object const& object, ObjectSummary const& summary) {
+  // Takes in of an object what the query wants, as runs.
+  Status load(Candidate const& candidate) {
+    std::string const& key = candidate.object.key;
     bool const crowded = memory_ > kOthers;
     std::size_t const limit = crowded ? kCrowded : kAlone;
     std::vector<std::unique_ptr<Run>> runs;
     auto part = std::make_unique<MemoryRun>(memory_);
-    std::string carry;  // a line of which the end has not come
-    Status failed;
     auto to_file = [&]() -> Status {
       part->sort();
       auto file = FileRun::write(*part);
@@ -246,55 +235,46 @@ class Getter {
       part = std::make_unique<MemoryRun>(memory_);
       return {};
     };
-    auto take_line = [&](std::string_view line) {
-      if (failed.ok() && part->bytes() + line.size() > std::max(limit, line.size())) failed = to_file();
-      if (failed.ok()) failed = add(*part, line);
-      if (failed.ok() && part->bytes() >= limit) failed = to_file();
-    };
-    Status status = read_object(store_, object, summary, [&](std::string_view bytes) {
-      for (std::size_t end = bytes.find('\n'); end != std::string_view::npos; end = bytes.find('\n')) {
-        if (carry.empty()) {
-          take_line(bytes.substr(0, end));
-        } else {
-          carry.append(bytes.substr(0, end));
-          take_line(carry);
-          carry.clear();
-          forget_long(carry);
-        }
-        bytes.remove_prefix(end + 1);
+    Status status = read_wanted(candidate, [&](Record const& record, Time time) -> Status {
+      std::string_view const line = record.line();
+      if (part->bytes() + line.size() > std::max(limit, line.size())) {
+        if (Status failed = to_file(); !failed.ok()) return failed.at(store_.name(key));
       }
-      carry.append(bytes);
+      part->add(time, line, record.is_event() && record.attribute("id") && record.attribute("source"));
+      return {};
     });
     if (!status.ok()) return status;
-    if (!failed.ok()) return {failed.code(), fmt::format("{}: {}", store_.name(object.key), failed.what())};
-    part->sort();
-    if (part->empty() || (!crowded && runs.empty())) {
-      runs.push_back(std::move(part));
-    } else {
-      auto file = FileRun::write(*part);
-      if (!file) return file.status();
-      runs.push_back(std::move(*file));
+    if (!part->empty() && (crowded || !runs.empty())) {
+      if (status = to_file(); !status.ok()) return status.at(store_.name(key));
     }
+    part->sort();
+    if (!part->empty()) runs.push_back(std::move(part));
     for (std::size_t i = 0; i < runs.size(); ++i) {
-      auto const at = runs_.emplace(Order{object.key, i}, std::move(runs[i])).first;
+      auto const at = runs_.emplace(Order{key, i}, std::move(runs[i])).first;
       if (Status advanced = advance(at); !advanced.ok()) return advanced;
     }
     return {};
   }
 
-  // Takes a line in where the query wants it.
-  Status add(MemoryRun& run, std::string_view line) {
-    char* const at = run.place(line.size());
-    std::memcpy(at, line.data(), line.size());
-    if (Status status = parser_.parse({at, line.size()}, record_); !status.ok()) return Status::defect(status.what());
-    Time const time = archive_time(record_).value_or(hour_begin_);
-    if ((query_.from && time < *query_.from) || (query_.to && time >= *query_.to)) return {};
-    if (!query_.subjects.empty()) {
-      auto const subject = record_.text("subject", scratch_);
-      if (std::find(query_.subjects.begin(), query_.subjects.end(), subject) == query_.subjects.end()) return {};
+  using Take = std::function<Status(Record const&, Time)>;
+
+  Status read_wanted(Candidate const& candidate, Take const& take) {
+    auto take_wanted = [&](Record const& record, Time time) -> Status {
+      return wants(record, time) ? take(record, time) : Status{};
+    };
+    if (!candidate.frames) return read_records_of(store_, candidate.object, candidate.summary, take_wanted);
+    for (ArchiveFrame const& frame : *candidate.frames) {
+      if (Status status = read_frame(store_, candidate.object, frame, take_wanted); !status.ok()) return status;
     }
-    run.keep(time, line.size(), record_.is_event() && record_.attribute("id") && record_.attribute("source"));
     return {};
+  }
+
+  bool wants(Record const& record, Time time) {
+    std::string_view const subject = query_.by_subject() ? record.text("subject", scratch_) : "";
+    if (!query_.wants(subject, time)) return false;
+    ++found_.records;
+    if (query_.by_subject() && !found_.subjects.contains(subject)) found_.subjects.emplace(subject);
+    return true;
   }
 
   Status advance(Runs::iterator run) {
@@ -321,89 +301,24 @@ class Getter {
   ObjectStore& store_;
   ArchiveQuery const& query_;
   std::function<Status(std::string_view)> const& emit_;
-  Time hour_begin_;
+  ArchiveFound& found_;
   std::size_t memory_ = 0;
   Runs runs_;
   std::priority_queue<Head> heap_;
   Time now_;
   std::set<std::pair<std::uint64_t, std::uint64_t>> seen_;
-  RecordParser parser_;
-  Record record_;
   std::string scratch_;
 };
 
 }  // namespace
 
-Status visit_objects(ObjectStore& store, ArchiveQuery const& query,
-                     std::function<Status(ObjectStore::Object const&)> const& visit) {
-  std::string const from = query.from ? hour_folder(hour_of(*query.from)) : "";
-  return store.list(from, [&](ObjectStore::Object const& object) -> Result<bool> {
-    auto const hour = hour_of_key(object.key);
-    if (!hour) return true;
-    if (query.to && begin_of_hour(*hour) >= *query.to) return false;
-    if (query.pinned && !query.objects.contains(object.key)) return true;
-    if (Status status = visit(object); !status.ok()) return status;
-    return true;
-  });
-}
-
-// Positions are ordinals of what all of its objects hold: without one of them they would name other events.
-static Status read_pin(std::string const& path, ObjectStore& store, ArchiveQuery& query) {
-  auto text = read_file(path);
-  if (!text) return text.status();
-  ArchiveQuery pinned;
-  try {
-    auto const pin = nlohmann::json::parse(*text);
-    if (pin.at("subjects") != nlohmann::json(query.subjects)) {
-      return Status::usage(path + ": was made for other subjects; remove it and the state to begin anew");
-    }
-    pinned.objects = pin.at("objects").get<std::set<std::string>>();
-    pinned.from = parse_rfc3339(pin.at("from").get<std::string>());
-    pinned.to = parse_rfc3339(pin.at("to").get<std::string>());
-  } catch (nlohmann::json::exception const&) {
-    return Status::defect(path + ": damaged, no list of objects");
-  }
-  if (pinned.from != query.from || pinned.to != query.to) {
-    auto const written = [](std::optional<Time> const& time) { return time ? format_rfc3339(*time) : "(open)"; };
-    say_warning(fmt::format("{}: goes on from {} to {}, as it was begun; remove it and the state to begin anew", path,
-                            written(pinned.from), written(pinned.to)));
-  }
-  query.from = pinned.from;
-  query.to = pinned.to;
-  query.objects = std::move(pinned.objects);
-  query.pinned = true;
-  std::set<std::string> missing = query.objects;
-  Status const listed = visit_objects(store, query, [&](ObjectStore::Object const& object) {
-    missing.erase(object.key);
-    return Status{};
-  });
-  if (!listed.ok() || missing.empty()) return listed;
-  return Status::usage(
-      fmt::format("{}: {} is gone ({} of {} objects are): put it back, or remove this file and the state to begin anew",
-                  path, store.name(*missing.begin()), missing.size(), query.objects.size()));
-}
-
-Status pin_query(Disk& disk, std::string const& path, ObjectStore& store, ArchiveQuery& query) {
-  if (exists(path)) return read_pin(path, store, query);
-  Status const listed = visit_objects(store, query, [&](ObjectStore::Object const& object) {
-    query.objects.insert(object.key);
-    return Status{};
-  });
-  if (!listed.ok()) return listed;
-  query.pinned = true;
-  nlohmann::json const pin = {{"from", query.from ? format_rfc3339(*query.from) : ""},
-                              {"to", query.to ? format_rfc3339(*query.to) : ""},
-                              {"subjects", query.subjects},
-                              {"objects", query.objects}};
-  return replace_file(disk, path, pin.dump() + "\n");
-}
-
-Status archive_get(ObjectStore& store, ArchiveQuery const& query, std::function<Status(std::string_view)> const& emit) {
-  Getter getter(store, query, emit);
+Status archive_get(ObjectStore& store, ArchiveQuery const& query, std::function<Status(std::string_view)> const& emit,
+                   ArchiveFound& found) {
+  Getter getter(store, query, emit, found);
   std::vector<ObjectStore::Object> objects;
   auto finish_hour = [&] {
     Status status;
-    if (!objects.empty()) status = getter.hour(*hour_of_key(objects[0].key), objects);
+    if (!objects.empty()) status = getter.hour(objects);
     objects.clear();
     return status;
   };

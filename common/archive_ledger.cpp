@@ -7,8 +7,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "common/archive.h"
 #include "common/messages.h"
+#include "common/xxh.h"
 
 namespace inflight {
 

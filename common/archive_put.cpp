@@ -10,20 +10,23 @@
 #include <list>
 #include <map>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
-#include "common/archive.h"
+#include "common/archive_encoder.h"
+#include "common/archive_index.h"
 #include "common/archive_ledger.h"
 #include "common/directory_store.h"
+#include "common/xxh.h"
 
 namespace inflight {
 
 namespace {
 
-constexpr std::size_t kOpen = 256;       // objects at once
-constexpr std::size_t kFrame = 1 << 20;  // bytes of lines that make a frame
-constexpr std::size_t kWaiting =
-    32 << 20;  // and of all objects together: the longest then makes a frame before its time
+constexpr std::size_t kOpen = 256;          // objects at once
+constexpr std::size_t kStretch = 24 << 20;  // memory of lines that are grouped together
+constexpr std::size_t kWaiting = 32 << 20;  // and of all objects: the longest then makes its frames before its time
+constexpr std::size_t kIndexed = 8 << 20;   // of the index of all objects: the longest is closed
 // Objects that are closed and not put yet: with the one that is filled, fewer records than a source's window holds.
 constexpr std::size_t kBehind = 1;
 
@@ -96,6 +99,7 @@ struct Archiver::State {
   std::unordered_map<std::int64_t, std::list<OpenObject>::iterator> by_hour;  // of these
   std::list<OpenObject> closing;
   std::size_t waiting = 0;  // bytes of lines that are in no frame yet, of those open
+  bool was_cut = false;     // since the index was looked at
   bool unwritten = false;   // the disk was full, and a frame of one of them waits for it
   PositionList stored;
   std::uint64_t taken = 0;
@@ -168,11 +172,26 @@ struct Archiver::State {
     auto here = (*local)->find(name);
     if (!here) return here.status();
     if (!*there || !*here) return false;
-    auto left = read_summary(**local, **here);
+    auto left = sum_of_lines(**local, **here);
     if (!left) return left.status();
-    auto right = read_summary(store, **there);
-    if (!right || right->records != left->records || right->digest != left->digest) return false;
-    return read_object(store, **there, *right, [](std::string_view) {}).ok();
+    auto right = sum_of_lines(store, **there);
+    return right && *right == *left;
+  }
+
+  // The same for the same lines in whatever order: where a stretch ended depends on what else was open.
+  static Result<std::pair<std::uint64_t, std::uint64_t>> sum_of_lines(ObjectStore& from,
+                                                                      ObjectStore::Object const& object) {
+    auto summary = read_summary(from, object);
+    if (!summary) return summary.status();
+    std::pair<std::uint64_t, std::uint64_t> sum{0, 0};
+    Status const status = read_records_of(from, object, *summary, [&](Record const& record, Time) {
+      auto const hash = hash128(record.line());
+      sum.first += hash.first;
+      sum.second += hash.second;
+      return Status{};
+    });
+    if (!status.ok()) return status;
+    return sum;
   }
 
   // ---- taking
@@ -221,8 +240,12 @@ struct Archiver::State {
     if (Status status = make_room(*at->second); !status.ok()) return status;
 
     OpenObject& object = *at->second;
+    auto const subject = archive_subject(record);
+    ArchiveGroup::Span span{key.position, key.position};
+    for (Position const& position : parsed) span.highest = std::max(span.highest, position.last);
     waiting -= object.encoder.waiting();
-    object.encoder.add(record.line(), time.value_or(begin_of_hour(hour)));
+    object.encoder.add(
+        {record.line(), time.value_or(begin_of_hour(hour)), subject, positioned ? std::optional(span) : std::nullopt});
     waiting += object.encoder.waiting();
     ++taken;
     if (!positioned && !delivery.empty()) (void)parse_positions(delivery, parsed);
@@ -230,17 +253,19 @@ struct Archiver::State {
     if (positioned) {
       bool const one = parsed.size() == 1 && parsed[0].pieces.empty() && parsed[0].first == parsed[0].last;
       if (!one || (highest && key.position <= *highest) || position_is_known(key.position)) object.in_order = false;
-      std::uint64_t last = 0;
-      for (Position const& position : parsed) last = std::max(last, position.last);
       object.first = object.keys.empty() ? key.position : std::min(object.first, key.position);
-      object.last = std::max(object.last, last);
-      highest = std::max(highest.value_or(0), last);
+      object.last = std::max(object.last, span.highest);
+      highest = std::max(highest.value_or(0), span.highest);
       object.keys.push_back(key);
     }
     // Without positions no window is held up by an hour of which few records come.
     bool const full = object.encoder.summary().bytes >= options.max_bytes ||
                       (source.empty() && object.encoder.summary().records >= options.max_records);
-    if (full) close(at->second);
+    if (full) {
+      close(at->second);
+    } else if (std::exchange(was_cut, false)) {
+      close_indexed();
+    }
     return Taken::held;
   }
 
@@ -266,7 +291,7 @@ struct Archiver::State {
   // So that one more line may wait in this object.
   Status make_room(OpenObject& object) {
     if (Status status = write_rest(); !status.ok()) return status;
-    if (object.encoder.waiting() >= kFrame) {
+    if (object.encoder.waiting() >= kStretch) {
       cut(object);
     } else if (waiting >= kWaiting) {
       cut(*std::max_element(open.begin(), open.end(), [](OpenObject const& a, OpenObject const& b) {
@@ -279,6 +304,8 @@ struct Archiver::State {
   void cut(OpenObject& object) {
     waiting -= object.encoder.waiting();
     object.encoder.cut();
+    waiting += object.encoder.waiting();
+    was_cut = true;
   }
 
   Status write_rest() {
@@ -296,6 +323,16 @@ struct Archiver::State {
     by_hour.erase(object->hour);
     end(*object);
     closing.splice(closing.end(), open, object);
+  }
+
+  // What many objects of many subjects have of an index is bounded too.
+  void close_indexed() {
+    auto const indexed = [](OpenObject const& object) { return object.encoder.indexed(); };
+    std::size_t sum = 0;
+    for (OpenObject const& object : open) sum += indexed(object);
+    if (sum > kIndexed) {
+      close(std::max_element(open.begin(), open.end(), [&](auto& a, auto& b) { return indexed(a) < indexed(b); }));
+    }
   }
 
   // Those that as many records have passed as one may hold.

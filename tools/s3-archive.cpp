@@ -1,4 +1,5 @@
 // s3-archive: keep events in immutable compressed objects by hour, and read them back.  Manual: man/s3-archive.1
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <csignal>
@@ -28,6 +29,8 @@ struct Options {
   inflight::ArchivePutOptions put;
   inflight::SinkOptions sink;
   inflight::ArchiveQuery query;
+  std::string ranges;
+  inflight::Duration slack = std::chrono::minutes(5);
   inflight::SourceOptions source;
   bool json = false;
 };
@@ -54,6 +57,26 @@ Exit put(Io& io, Options& options) {
   return sink.comes_too_early() ? Exit::temporary : exit;
 }
 
+// What nothing was found of: an operator who mistypes a unit's name would wait for its data.
+void tell_missing(Options const& options, inflight::ArchiveFound const& found) {
+  inflight::ArchiveQuery const& query = options.query;
+  std::vector<std::string> missing;
+  if (query.ranges) {
+    for (auto const& [subject, ranges] : *query.ranges) missing.push_back(subject);
+  } else {
+    missing = query.subjects;
+  }
+  std::size_t const asked = missing.size();
+  std::erase_if(missing, [&](std::string const& subject) { return found.subjects.contains(subject); });
+  std::string const asked_for = query.ranges && asked == 0 ? "" : query.text();
+  if (found.records == 0 && !asked_for.empty()) {
+    inflight::say_info(fmt::format("{}: no records{}", options.archive, asked_for));
+  } else if (!missing.empty()) {
+    inflight::say_info(fmt::format("{}: no records of {} of {} subjects, such as {}", options.archive, missing.size(),
+                                   asked, missing.front()));
+  }
+}
+
 Exit get(Io& io, ObjectStore& store, Options& options) {
   if (!options.source.state.empty()) {
     if (Status status = inflight::pin_query(io.disk, options.source.state + ".objects", store, options.query);
@@ -62,13 +85,20 @@ Exit get(Io& io, ObjectStore& store, Options& options) {
     }
   }
   options.source.identity = "archive " + options.archive;
-  return inflight::run_source(io, options.source, [&](inflight::Outlet& outlet) {
+  inflight::ArchiveFound found;
+  bool whole = false;
+  Exit const exit = inflight::run_source(io, options.source, [&](inflight::Outlet& outlet) {
     // What was in order before a damage is good: it is written.
-    return inflight::archive_get(store, options.query, [&](std::string_view line) -> Status {
+    auto emit = [&](std::string_view line) -> Status {
       if (inflight::stopping()) return {inflight::Code::stopped, ""};
       return outlet.put(line);
-    });
+    };
+    Status const status = inflight::archive_get(store, options.query, emit, found);
+    whole = status.ok();
+    return status;
   });
+  if (whole) tell_missing(options, found);
+  return exit;
 }
 
 Exit list(Io& io, ObjectStore& store, Options const& options) {
@@ -78,8 +108,22 @@ Exit list(Io& io, ObjectStore& store, Options const& options) {
   return checked(status);
 }
 
+Status read_ranges(Io& io, Options& options) {
+  if (options.ranges.empty()) return {};
+  inflight::Fd file;
+  if (options.ranges != "-") {
+    auto opened = io.disk.open(options.ranges, O_RDONLY);
+    if (!opened) return opened.status();
+    file = std::move(*opened);
+  }
+  inflight::Reader reader(file ? file.get() : io.in, file ? options.ranges : "standard input");
+  return inflight::read_ranges(reader, options.slack, options.query);
+}
+
 // For get, ls and verify.
 Exit read(Io& io, Options& options) {
+  if (Status status = read_ranges(io, options); !status.ok())
+    return status.code() == inflight::Code::stopped ? stopped() : failed(status);
   auto opened = inflight::open_object_store(io.disk, io.clock, options.archive, options.store);
   if (!opened) return failed(opened.status());
   ObjectStore& store = **opened;
@@ -97,11 +141,11 @@ std::string misplaced(Options const& options) {
                     put.max_bytes != fallback.max_bytes || put.max_age != fallback.max_age ||
                     put.level != fallback.level || options.sink.dry_run || options.store.s3.multipart != s3.multipart;
   bool const range = options.query.from || options.query.to;
+  bool const subject = !options.query.subjects.empty() || !options.ranges.empty();
   std::string const& command = options.command;
   if (command != "put" && puts) return "takes no option of put";
   if (command == "put" && range) return "takes neither --from nor --to";
-  if (command != "get" && (!options.query.subjects.empty() || options.source.limit > 0))
-    return "takes neither --subject nor --limit";
+  if (command != "get" && (subject || options.source.limit > 0)) return "takes neither --subject, --ranges nor --limit";
   if (command != "ls" && options.json) return "takes no --json";
   return "";
 }
@@ -113,6 +157,7 @@ Exit run(inflight::Cli& cli, Io& io) {
                "s3-archive get archive/ --from 2018-07-01 --to 2018-08-01 --state july.state -- 'xml2json | sql-write "
                "sqlite:july.db'",
                "s3-archive get archive/ --from yesterday --subject bsu-00017 | jq .data",
+               "find-gaps ... | s3-archive get archive/ --ranges - -- 'xml2json | sql-write ...'",
                "s3-archive verify archive/ --from yesterday"});
   cli.positional("command", options.command, "put, get, ls or verify");
   cli.positional("archive", options.archive, "the archive: s3://BUCKET/PREFIX, or path of a directory");
@@ -129,6 +174,9 @@ Exit run(inflight::Cli& cli, Io& io) {
   cli.option("--from", options.query.from, "get, ls, verify: records from this recordedtime on");
   cli.option("--to", options.query.to, "get, ls, verify: records before this recordedtime");
   cli.option("--subject", options.query.subjects, "get: only records of this subject; may be repeated");
+  cli.option("--ranges", options.ranges,
+             "get: only these ranges, as find-gaps writes them: a file, or - for standard input");
+  cli.option("--slack", options.slack, "get: widen ranges, which are of event time, by so much at both ends");
   cli.size("--multipart", options.store.s3.multipart, "put, S3: send what is larger in parts");
   options.source.add_to(cli, true);
   cli.flag("--json", options.json, "ls: one JSON object a line");
@@ -143,6 +191,9 @@ Exit run(inflight::Cli& cli, Io& io) {
     return cli.wrong(fmt::format("{}: not a command: put, get, ls or verify", command));
   }
   if (std::string const what = misplaced(options); !what.empty()) return cli.wrong(fmt::format("{} {}", command, what));
+  if (options.query.from && options.query.to && *options.query.from > *options.query.to)
+    return cli.wrong(fmt::format("--from {} is after --to {}", inflight::format_rfc3339(*options.query.from),
+                                 inflight::format_rfc3339(*options.query.to)));
   if (options.put.level < 1 || options.put.level > 19) return cli.wrong("--level: 1 to 19");
   if (options.put.max_records == 0) return cli.wrong("--max-records: at least 1");
   if (options.put.max_bytes == 0 || options.put.max_bytes > (1 << 30)) return cli.wrong("--max-bytes: 1 to 1GiB");

@@ -112,10 +112,14 @@ std::vector<std::string> got(std::string const& archive, ArchiveQuery const& que
   auto store = open_directory_store(real_disk(), archive, false);
   REQUIRE(store);
   std::vector<std::string> lines;
-  Status const status = archive_get(**store, query, [&](std::string_view line) {
-    lines.emplace_back(line);
-    return Status{};
-  });
+  ArchiveFound found;
+  Status const status = archive_get(
+      **store, query,
+      [&](std::string_view line) {
+        lines.emplace_back(line);
+        return Status{};
+      },
+      found);
   REQUIRE_MESSAGE(status.ok(), status.what());
   return lines;
 }

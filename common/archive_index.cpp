@@ -1,0 +1,198 @@
+#include "common/archive_index.h"
+
+#include <fmt/format.h>
+
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "common/json_text.h"
+#include "common/zstd_frames.h"
+
+namespace inflight {
+
+namespace {
+
+// An index of so many lines, and lines of so many bytes, is none: it would not fit into memory.
+constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 30;
+
+ArchiveFrame frame_of(nlohmann::json const& json) {
+  ArchiveFrame frame;
+  frame.offset = json.at("offset");
+  frame.size = json.at("size");
+  frame.bytes = json.at("bytes");
+  for (nlohmann::json const& item : json.at("groups")) {
+    ArchiveGroup group;
+    if (!item.at(0).is_null()) group.subject = item.at(0).get<std::string>();
+    group.records = item.at(1);
+    group.first = Time{item.at(2).get<std::int64_t>()};
+    group.last = Time{item.at(3).get<std::int64_t>()};
+    if (item.size() >= 6) group.positions = {item.at(4).get<std::uint64_t>(), item.at(5).get<std::uint64_t>()};
+    frame.groups.push_back(std::move(group));
+  }
+  return frame;
+}
+
+Result<std::string> bytes_at(ObjectStore& store, ObjectStore::Object const& object, std::uint64_t offset,
+                             std::uint64_t size) {
+  std::string bytes(size, '\0');
+  auto got = store.get(object.key, offset, bytes);
+  if (!got) return got.status();
+  if (*got != size) return damaged_object(store, object.key, "it is shorter than it was");
+  return bytes;
+}
+
+}  // namespace
+
+std::optional<std::string> archive_subject(Record const& record) {
+  if (!archive_time(record)) return std::nullopt;
+  std::string scratch;
+  std::string_view const subject = record.text("subject", scratch);
+  return subject.empty() ? std::nullopt : std::optional<std::string>(subject);
+}
+
+void append_index_line(std::string& out, ArchiveFrame const& frame) {
+  auto const to = std::back_inserter(out);
+  fmt::format_to(to, R"({{"offset":{},"size":{},"bytes":{},"groups":[)", frame.offset, frame.size, frame.bytes);
+  for (ArchiveGroup const& group : frame.groups) {
+    out += &group == frame.groups.data() ? "[" : ",[";
+    if (group.subject) {
+      append_quoted(out, *group.subject);
+    } else {
+      out += "null";
+    }
+    fmt::format_to(to, ",{},{},{}", group.records, group.first.ns, group.last.ns);
+    if (group.positions) fmt::format_to(to, ",{},{}", group.positions->lowest, group.positions->highest);
+    out += ']';
+  }
+  out += "]}";
+}
+
+Result<std::vector<ArchiveFrame>> read_index(ObjectStore& store, ObjectStore::Object const& object,
+                                             ObjectSummary const& summary) {
+  auto const bad = [&](std::string_view why) {
+    return damaged_object(store, object.key, fmt::format("its index: {}", why));
+  };
+  std::uint64_t const begin = summary.index->offset, size = summary.index->size;
+  if (begin < 8 || begin > summary.stored_bytes || summary.stored_bytes - begin != size) return bad("its place");
+  auto frame = bytes_at(store, object, begin - 8, size + 8);
+  if (!frame) return frame.status();
+  if (!frame->starts_with(frame_head(kIndexFrame, static_cast<std::uint32_t>(size)))) return bad("its frame");
+  std::string text;
+  FrameReader reader;
+  bool too_long = false;
+  std::string const wrong = reader.read(
+      std::string_view(*frame).substr(8),
+      [&](std::string_view bytes) {
+        too_long = too_long || text.size() + bytes.size() > kMostBytes;
+        if (!too_long) text += bytes;
+      },
+      [](std::size_t) {});
+  if (!wrong.empty()) return bad(wrong);
+  if (too_long || reader.inside() || (!text.empty() && text.back() != '\n')) return bad("its length");
+
+  std::vector<ArchiveFrame> frames;
+  std::uint64_t records = 0, bytes = 0, offset = 0;
+  for (std::size_t at = 0, end = 0; at < text.size(); at = end + 1) {
+    end = text.find('\n', at);
+    try {
+      frames.push_back(frame_of(nlohmann::json::parse(text.begin() + static_cast<std::ptrdiff_t>(at),
+                                                      text.begin() + static_cast<std::ptrdiff_t>(end))));
+    } catch (nlohmann::json::exception const& error) {
+      return bad(error.what());
+    }
+    ArchiveFrame const& one = frames.back();
+    if (one.offset != offset || one.size > begin - 8 - offset || one.bytes > summary.bytes - bytes)
+      return bad("it does not match the frames");
+    offset += one.size;
+    bytes += one.bytes;
+    for (ArchiveGroup const& group : one.groups) records += group.records;
+  }
+  if (offset != begin - 8 || bytes != summary.bytes || records != summary.records)
+    return bad("it does not match the frames");
+  return frames;
+}
+
+bool ArchiveFrameCheck::next(Record const& record, Time time) {
+  if (complete()) return false;
+  ArchiveGroup const& group = frame_.groups[group_];
+  if (time < group.first || time > group.last) return false;
+  if (archive_subject(record) != group.subject) return false;
+  if (++seen_ < group.records) return true;
+  ++group_;
+  seen_ = 0;
+  return true;
+}
+
+Status read_records_of(ObjectStore& store, ObjectStore::Object const& object, ObjectSummary const& summary,
+                       TakeRecord const& take, std::function<void(std::uint64_t)> const& ended) {
+  RecordParser parser;
+  Record record;
+  Time const begin = begin_of_hour(hour_of_key(object.key).value_or(0));
+  auto take_line = [&](std::string_view line) -> Status {
+    if (Status status = parser.parse(line, record); !status.ok())
+      return damaged_object(store, object.key, status.what());
+    return take(record, archive_time(record).value_or(begin));
+  };
+  std::string padded;  // a line that came in pieces, or has nothing behind it
+  Status failed;
+  auto take_bytes = [&](std::string_view bytes) {
+    while (failed.ok()) {
+      std::size_t const end = bytes.find('\n');
+      if (padded.empty() && end < bytes.size() && bytes.size() - end >= kRecordPadding) {
+        failed = take_line(bytes.substr(0, end));
+      } else {
+        padded.append(bytes.substr(0, end));
+        if (end == std::string_view::npos) return;
+        std::size_t const size = padded.size();
+        padded.append(kRecordPadding, '\0');
+        failed = take_line({padded.data(), size});
+        padded.clear();
+        forget_long(padded);
+      }
+      bytes.remove_prefix(end + 1);
+    }
+  };
+  Status const status = read_object(store, object, summary, take_bytes, ended);
+  return status.ok() ? failed : status;
+}
+
+Status read_frame(ObjectStore& store, ObjectStore::Object const& object, ArchiveFrame const& frame,
+                  TakeRecord const& take) {
+  auto const bad = [&](std::string_view why) {
+    return damaged_object(store, object.key, fmt::format("the frame at byte {}: {}", frame.offset, why));
+  };
+  auto compressed = bytes_at(store, object, frame.offset, frame.size);
+  if (!compressed) return compressed.status();
+  std::string text;
+  text.reserve(frame.bytes + kRecordPadding);
+  FrameReader reader;
+  std::size_t frames = 0;
+  bool too_long = false;
+  std::string const wrong = reader.read(
+      *compressed,
+      [&](std::string_view bytes) {
+        too_long = too_long || text.size() + bytes.size() > frame.bytes;
+        if (!too_long) text += bytes;
+      },
+      [&](std::size_t) { ++frames; });
+  if (!wrong.empty()) return bad(wrong);
+  if (too_long || reader.inside() || frames != 1 || text.size() != frame.bytes || !text.ends_with('\n'))
+    return bad("its length is not what the index says");
+  std::size_t const size = text.size();
+  text.append(kRecordPadding, '\0');
+
+  RecordParser parser;
+  Record record;
+  Time const begin = begin_of_hour(hour_of_key(object.key).value_or(0));
+  ArchiveFrameCheck check(frame);
+  for (std::size_t at = 0, end = 0; at < size; at = end + 1) {
+    end = text.find('\n', at);
+    if (Status status = parser.parse({text.data() + at, end - at}, record); !status.ok()) return bad(status.what());
+    Time const time = archive_time(record).value_or(begin);
+    if (!check.next(record, time)) return bad("it is not what the index says");
+    if (Status status = take(record, time); !status.ok()) return status;
+  }
+  return check.complete() ? Status{} : bad("it is not what the index says");
+}
+
+}  // namespace inflight
