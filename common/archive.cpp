@@ -116,7 +116,7 @@ Status damaged_object(ObjectStore const& store, std::string const& key, std::str
 }
 
 ObjectSummary::Extent summary_range(ObjectStore::Object const& object) {
-  std::uint64_t const size = std::min<std::uint64_t>(object.bytes, 64 << 10);
+  std::uint64_t const size = std::min<std::uint64_t>(object.bytes, 32 << 10);
   return {object.bytes - size, size};
 }
 

@@ -7,6 +7,8 @@
 #include <map>
 #include <memory>
 #include <queue>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "common/archive_index.h"
@@ -158,13 +160,26 @@ class Getter {
   // All objects of one hour.
   Status hour(std::vector<ObjectStore::Object> const& objects) {
     std::vector<Candidate> candidates;
+    std::size_t ahead = 0;
     for (auto const& object : objects) {
+      while (ahead < objects.size()) {
+        auto const range = summary_range(objects[ahead]);
+        if (!store_.expect(objects[ahead].key, range.offset, range.size)) break;
+        ++ahead;
+      }
       auto candidate = look_at(object);
       if (!candidate) return candidate.status();
       if (*candidate) candidates.push_back(std::move(**candidate));
     }
     std::stable_sort(candidates.begin(), candidates.end(),
                      [](Candidate const& a, Candidate const& b) { return a.summary.first < b.summary.first; });
+    // Frames are asked for before they are read, across objects.
+    std::vector<std::pair<std::string const*, ArchiveFrame const*>> frames;
+    for (Candidate const& candidate : candidates) {
+      if (!candidate.frames) continue;
+      for (ArchiveFrame const& frame : *candidate.frames) frames.emplace_back(&candidate.object.key, &frame);
+    }
+    frames_ahead_ = frames;
     std::size_t next = 0;
     while (next < candidates.size() || !heap_.empty()) {
       // Whatever may hold something earlier than the next item must be open.
@@ -264,6 +279,10 @@ class Getter {
     };
     if (!candidate.frames) return read_records_of(store_, candidate.object, candidate.summary, take_wanted);
     for (ArchiveFrame const& frame : *candidate.frames) {
+      for (; !frames_ahead_.empty(); frames_ahead_ = frames_ahead_.subspan(1)) {
+        auto const& [key, next] = frames_ahead_.front();
+        if (!store_.expect(*key, next->offset, next->size)) break;
+      }
       if (Status status = read_frame(store_, candidate.object, frame, take_wanted); !status.ok()) return status;
     }
     return {};
@@ -304,6 +323,7 @@ class Getter {
   ArchiveFound& found_;
   std::size_t memory_ = 0;
   Runs runs_;
+  std::span<std::pair<std::string const*, ArchiveFrame const*> const> frames_ahead_;  // that nobody was asked for yet
   std::priority_queue<Head> heap_;
   Time now_;
   std::set<std::pair<std::uint64_t, std::uint64_t>> seen_;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "common/json_text.h"
@@ -15,6 +16,18 @@ namespace {
 // An index of so many lines, and lines of so many bytes, is none: it would not fit into memory.
 constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 30;
 
+constexpr std::int64_t kMillisecond = 1'000'000;
+
+// Outwards: finer digits are what an index would mostly consist of.
+std::int64_t milliseconds_before(Time time) { return time.ns / kMillisecond - (time.ns % kMillisecond < 0 ? 1 : 0); }
+std::int64_t milliseconds_after(Time time) { return time.ns / kMillisecond + (time.ns % kMillisecond > 0 ? 1 : 0); }
+Time from_milliseconds(std::int64_t milliseconds) {
+  std::int64_t ns = 0;
+  if (__builtin_mul_overflow(milliseconds, kMillisecond, &ns))
+    ns = milliseconds < 0 ? std::numeric_limits<std::int64_t>::min() : std::numeric_limits<std::int64_t>::max();
+  return {ns};
+}
+
 ArchiveFrame frame_of(nlohmann::json const& json) {
   ArchiveFrame frame;
   frame.offset = json.at("offset");
@@ -24,8 +37,8 @@ ArchiveFrame frame_of(nlohmann::json const& json) {
     ArchiveGroup group;
     if (!item.at(0).is_null()) group.subject = item.at(0).get<std::string>();
     group.records = item.at(1);
-    group.first = Time{item.at(2).get<std::int64_t>()};
-    group.last = Time{item.at(3).get<std::int64_t>()};
+    group.first = from_milliseconds(item.at(2));
+    group.last = from_milliseconds(item.at(3));
     if (item.size() >= 6) group.positions = {item.at(4).get<std::uint64_t>(), item.at(5).get<std::uint64_t>()};
     frame.groups.push_back(std::move(group));
   }
@@ -60,7 +73,7 @@ void append_index_line(std::string& out, ArchiveFrame const& frame) {
     } else {
       out += "null";
     }
-    fmt::format_to(to, ",{},{},{}", group.records, group.first.ns, group.last.ns);
+    fmt::format_to(to, ",{},{},{}", group.records, milliseconds_before(group.first), milliseconds_after(group.last));
     if (group.positions) fmt::format_to(to, ",{},{}", group.positions->lowest, group.positions->highest);
     out += ']';
   }

@@ -31,6 +31,9 @@ class ObjectStore {
 
   // The bytes at an offset; how many there were. An object that is not there is Code::usage.
   [[nodiscard]] virtual Result<std::size_t> get(std::string const& key, std::uint64_t offset, std::span<char> to) = 0;
+  // That get() will be asked for exactly this soon: a remote store asks meanwhile. False: it has enough to do, say it
+  // again later.
+  virtual bool expect(std::string const& /*key*/, std::uint64_t /*offset*/, std::uint64_t /*size*/) { return true; }
   [[nodiscard]] virtual Result<std::optional<Object>> find(std::string const& key) = 0;
 
   // Visits the objects whose key is not below `from`, in the bytewise order of keys, until visit() says false.

@@ -8,19 +8,21 @@
 namespace inflight {
 
 namespace {
+
 constexpr std::uint64_t kBlock = 2 << 20;
 constexpr std::size_t kAhead = 4;  // blocks; more would wait in http.h, which bounds what arrives
-}  // namespace
+constexpr std::size_t kExpected = 12;
+constexpr std::uint64_t kExpectedBytes = 4 << 20;
 
-S3Request S3Reader::range(std::uint64_t offset, std::uint64_t size) const {
+S3Request range(std::string const& key, std::uint64_t offset, std::uint64_t size) {
   S3Request request;
-  request.key = key_;
+  request.key = key;
   request.headers = {{"Range", fmt::format("bytes={}-{}", offset, offset + size - 1)}};
   return request;
 }
 
 // What is beyond the end has no bytes.
-Status S3Reader::take(S3Answer& answer, std::uint64_t offset) {
+Status take(S3Answer& answer, std::uint64_t offset) {
   if (answer.http == 416) {
     answer.body.clear();
     return {};
@@ -30,66 +32,104 @@ Status S3Reader::take(S3Answer& answer, std::uint64_t offset) {
     answer.total = answer.body.size();
     answer.body.erase(0, std::min<std::uint64_t>(offset, answer.body.size()));
   }
-  total_ = answer.total;
   return {};
 }
 
-void S3Reader::start(std::uint64_t offset) {
+}  // namespace
+
+std::shared_ptr<S3Reader::Block> S3Reader::start(std::string const& key, std::uint64_t offset, std::uint64_t size) {
   auto block = std::make_shared<Block>();
+  block->key = key;
   block->offset = offset;
-  block->id = client_.start(range(offset, kBlock), [block](S3Answer& answer) {
+  block->size = size;
+  block->id = client_.start(range(key, offset, size), [block](S3Answer& answer) {
     block->answer = std::move(answer);
     block->done = true;
   });
-  blocks_.push_back(std::move(block));
+  return block;
 }
 
 Status S3Reader::finish(Block& block) {
   while (!block.done) {
     if (Status status = client_.wait(patience_ == S3Patience::minute); !status.ok()) return status;
   }
-  if (block.answer.status.code() == Code::temporary) block.answer = client_.ask(range(block.offset, kBlock), patience_);
-  return take(block.answer, block.offset);
+  if (block.taken) return {};
+  S3Answer& answer = block.answer;
+  if (!answer.status.ok() && answer.http != 416)
+    answer = client_.ask(range(block.key, block.offset, block.size), patience_);
+  Status status = take(answer, block.offset);
+  block.taken = status.ok();
+  return status;
 }
 
-void S3Reader::drop() {
-  for (auto const& block : blocks_) {
+void S3Reader::drop(std::deque<std::shared_ptr<Block>>& blocks) {
+  for (auto const& block : blocks) {
     if (!block->done) client_.forget(block->id);
   }
-  blocks_.clear();
+  blocks.clear();
+}
+
+bool S3Reader::expect(std::string const& key, std::uint64_t offset, std::uint64_t size) {
+  if (size == 0 || size > kExpectedBytes) return true;  // it is asked for when it is wanted
+  if (expected_.size() >= kExpected || expected_bytes_ + size > kExpectedBytes) return false;
+  expected_.push_back(start(key, offset, size));
+  expected_bytes_ += size;
+  return true;
+}
+
+Result<std::size_t> S3Reader::get_one(std::string const& key, std::uint64_t offset, std::span<char> to) {
+  auto const within = [&](Block const& block) {
+    return block.key == key && offset >= block.offset && offset + to.size() <= block.offset + block.answer.body.size();
+  };
+  if (!latest_ || !within(*latest_)) {
+    auto const at = std::find_if(expected_.begin(), expected_.end(), [&](auto const& block) {
+      return block->key == key && block->offset == offset && block->size == to.size();
+    });
+    if (at != expected_.end()) {
+      latest_ = *at;
+      expected_bytes_ -= latest_->size;
+      expected_.erase(at);
+    } else {
+      latest_ = std::make_shared<Block>();
+      *latest_ = {key, offset, to.size(), true, false, {}, client_.ask(range(key, offset, to.size()), patience_)};
+    }
+    if (Status status = finish(*latest_); !status.ok()) {
+      if (!latest_->done) client_.forget(latest_->id);
+      latest_.reset();
+      return status;
+    }
+  }
+  std::string const& body = latest_->answer.body;
+  std::size_t const begin = std::min<std::size_t>(offset - latest_->offset, body.size());
+  std::size_t const size = std::min(body.size() - begin, to.size());
+  std::memcpy(to.data(), body.data() + begin, size);
+  return size;
 }
 
 Result<std::size_t> S3Reader::get(std::string const& key, std::uint64_t offset, std::span<char> to) {
   if (to.empty()) return std::size_t{0};
   if (key != key_) {
-    drop();
+    drop(blocks_);
     key_ = key;
     total_ = next_ = 0;
   }
   bool const from_begin = offset == 0 && to.size() >= kBlock / 2;
-  if (!from_begin && (offset == 0 || offset != next_)) {
-    S3Answer answer = client_.ask(range(offset, to.size()), patience_);
-    if (Status status = take(answer, offset); !status.ok()) return status;
-    std::size_t const size = std::min(answer.body.size(), to.size());
-    std::memcpy(to.data(), answer.body.data(), size);
-    return size;
-  }
-  if (offset == 0) drop();
+  if (!from_begin && (offset == 0 || offset != next_)) return get_one(key, offset, to);
+  if (offset == 0) drop(blocks_);
   std::size_t copied = 0;
   while (copied < to.size()) {
     std::uint64_t const at = offset + copied;
-    while (!blocks_.empty() && blocks_.front()->done && at >= blocks_.front()->offset + kBlock) blocks_.pop_front();
-    if (blocks_.empty()) start(at);
+    while (!blocks_.empty() && blocks_.front()->taken && at >= blocks_.front()->offset + kBlock) blocks_.pop_front();
+    if (blocks_.empty()) blocks_.push_back(start(key, at, kBlock));
     // Before the first answer nobody knows how much there is.
     while (total_ > 0 && blocks_.size() < kAhead && blocks_.back()->offset + kBlock < total_)
-      start(blocks_.back()->offset + kBlock);
+      blocks_.push_back(start(key, blocks_.back()->offset + kBlock, kBlock));
     Block& block = *blocks_.front();
-    if (!block.done) {
-      if (Status status = finish(block); !status.ok()) {
-        drop();
-        return status;
-      }
+    if (Status status = finish(block); !status.ok()) {
+      drop(blocks_);
+      return status;
     }
+    if (block.answer.http != 416) total_ = block.answer.total;
     std::size_t const begin = at - block.offset;
     if (begin >= block.answer.body.size()) break;
     std::size_t const size = std::min(to.size() - copied, block.answer.body.size() - begin);

@@ -34,6 +34,10 @@ class S3Store final : public ObjectStore {
     return reader_.get(root_ + key, offset, to);
   }
 
+  bool expect(std::string const& key, std::uint64_t offset, std::uint64_t size) override {
+    return reader_.expect(root_ + key, offset, size);
+  }
+
   Result<std::optional<Object>> find(std::string const& key) override {
     S3Answer const answer = client_->ask({"HEAD", root_ + key}, patience_);
     if (answer.http == 404) return std::optional<Object>();
