@@ -116,6 +116,28 @@ Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& file
   });
 }
 
+Status set_optional(Disk& disk, SubscriberFiles const& files, bool optional) {
+  if (files.optional() == optional) return {};
+  if (!optional) {
+    auto const span = journal_span(files.exchange());
+    auto const view = view_ledger(files.state());
+    if (!span) return span.status();
+    if (!view) return view.status();
+    if (view->cursor < span->first) {
+      return Status::usage(
+          fmt::format("{}: events were removed that {} has not read: it must run until it has told what it lost",
+                      files.exchange(), files.name()));
+    }
+  }
+  auto const text = read_file(files.settings());
+  if (!text) return text.status();
+  ordered_json settings = ordered_json::parse(*text, nullptr, false);
+  if (!settings.is_object()) return Status::defect(fmt::format("{}: not JSON", files.settings()));
+  settings["optional"] = optional;
+  return with_reserve(disk, files.exchange(),
+                      [&] { return replace_file(disk, files.settings(), settings.dump() + "\n"); });
+}
+
 Result<std::unique_ptr<Ledger>> open_ledger(Disk& disk, Clock& clock, SubscriberFiles const& files) {
   auto identity = exchange_identity(files.exchange());
   if (!identity) return identity.status();

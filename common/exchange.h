@@ -60,6 +60,9 @@ class SubscriberFiles {
 // Makes the subscriber where it is not there, its cursor at `from` (earliest, latest, a time, a position).
 [[nodiscard]] Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& files,
                                          std::string const& from, bool optional);
+// Lets one that is there be optional from now on, or not; it may run meanwhile. Code::usage where it is not to be
+// optional any more, yet has still to come to a hole.
+[[nodiscard]] Status set_optional(Disk& disk, SubscriberFiles const& files, bool optional);
 // For who holds take().
 [[nodiscard]] Result<std::unique_ptr<Ledger>> open_ledger(Disk& disk, Clock& clock, SubscriberFiles const& files);
 [[nodiscard]] Result<std::vector<Subscriber>> list_subscribers(Clock& clock, std::string const& exchange);

@@ -131,7 +131,10 @@ Exit consume(Io& io, Options& options) {
   }
   if (Status status = register_subscriber(io.disk, io.clock, files, options.from, options.optional); !status.ok())
     return failed(status);
-  if (options.registering) return Exit::ok;
+  if (options.registering) {
+    Status const status = set_optional(io.disk, files, options.optional);
+    return status.ok() ? Exit::ok : failed(status);
+  }
   auto lock = files.take();
   if (!lock) return failed(lock.status());
   auto ledger = open_ledger(io.disk, io.clock, files);
@@ -157,7 +160,7 @@ Exit run(Cli& cli, Io& io) {
   cli.option("--limit", options.limit, "end after so many events");
   cli.flag("--optional", options.optional,
            "a new subscriber is parked, rather than blocking publishers, when the exchange is full");
-  cli.flag("--register", options.registering, "only make the subscriber");
+  cli.flag("--register", options.registering, "only make the subscriber, or make it optional, or not");
   cli.flag("--remove", options.remove, "end the subscriber: its cursor and dead letters are deleted");
   cli.flag("--list", options.list, "show all subscribers");
   cli.option("--check", options.check, "exit 1 with one line unless lag=DURATION, dead=N, behind=N, lost=N hold");

@@ -298,6 +298,34 @@ class RetentionTest(ExchangeTest):
         self.consume("--check", f"lost={lost}")
         self.assertIn("optional", row["STATE"])
 
+    def test_an_optional_subscriber_becomes_one_that_the_exchange_waits_for_and_back(self):
+        self.set("keep=7d", "max-disk=256KiB")
+        self.consume("--as", "trial", "--optional", "--register")
+        self.consume("--as", "main", "--register")
+
+        def publish(begin, end):
+            """The exit statuses; main reads all of it."""
+            ended = set()
+            for first in range(begin, end, 100):
+                done = run([tool("publish"), self.exchange, "--give-up", "1s"], ndjson([event(i, filler="x" * 500) for i in range(first, first + 100)]))
+                ended.add(done.exit)
+                self.numbers("main")
+            return ended
+
+        self.assertEqual(publish(0, 1000), {0})
+        early = self.consume("--as", "trial", "--register", expect=2)
+        self.assertRegex(early.stderr, "events were removed that trial has not read")
+        self.consume("--as", "trial", "--until-empty")
+        lost = int(self.row("trial")["LOST"])
+        self.consume("--as", "trial", "--register")
+        self.assertNotIn("optional", self.row("trial")["STATE"])
+        self.assertEqual(publish(1000, 1600), {0, 75})
+        self.assertEqual(int(self.row("trial")["LOST"]), lost)
+        self.consume("--as", "trial", "--optional", "--register")
+        self.assertIn("optional", self.row("trial")["STATE"])
+        self.assertEqual(publish(1600, 1700), {0})
+        self.assertGreater(int(self.row("trial")["LOST"]), lost)
+
     def test_a_parked_subscriber_goes_on_through_a_pipeline(self):
         self.set("keep=7d", "max-disk=256KiB")
         self.consume("--as", "trial", "--optional", "--register")

@@ -3,6 +3,7 @@
 #include <functional>
 
 #include "tests/servers/bsu_options.h"
+#include "tests/servers/bsu_past.h"
 #include "tests/servers/bsu_server.h"
 #include "tests/servers/sim_main.h"
 
@@ -24,8 +25,13 @@ void add_options(CLI::App& app, Options& o) {
       ->check(CLI::Range(0.0, 1.0));
   app.add_option("--change-every", o.change_every,
                  "values stand this long (304 until then); default: each answer is new");
-  app.add_option("--cadence", o.cadence, "distance of the readings of the history")->capture_default_str();
+  app.add_option("--cadence", o.cadence, "distance of the readings of the history, and of the past")
+      ->capture_default_str();
   app.add_option("--at", o.at, "the fleet's clock stands at this RFC 3339 time; each answer of a unit is 1 ms later");
+  auto* from = app.add_option(
+      "--from", o.from,
+      "serve nobody: write the past from this RFC 3339 time on to standard output, as the events of bsu-fetch");
+  app.add_option("--to", o.to, "the end of that past; default: now")->needs(from);
   app.add_flag("--gzip", o.gzip, "compress for clients that accept gzip");
   app.add_flag("--no-etag", o.no_etag, "no ETag: with --change-every, Last-Modified alone");
   app.add_option("--devices", o.devices, "write 'id URL' lines here when ready");
@@ -57,6 +63,7 @@ int main(int argc, char** argv) {
   auto const add = [&](CLI::App& app) { inflight::sim::add_options(app, options); };
   return inflight::sim::sim_main(argc, argv, "bsu-sim", add,
                                  [&](std::function<void(unsigned port)> const& until_stopped) {
+                                   if (!options.from.empty()) return inflight::sim::write_past(options);
                                    inflight::sim::Sim sim(options);
                                    sim.start();
                                    if (!options.devices.empty()) sim.write_devices(options.devices);

@@ -19,6 +19,7 @@ struct Options {
   std::string change_every;
   std::string cadence = "10s";
   std::string at;
+  std::string from, to;  // of the past that is written
   bool gzip = false;
   bool no_etag = false;
   std::string slow, black_hole, error, malformed, reshape, cut;

@@ -1,9 +1,11 @@
 """bsu-sim itself: other tests trust what it says, so here it is checked with python's own client and XML parser."""
+import base64
 import gzip
 import http.client
 import json
 import re
 import socket
+import subprocess
 import unittest
 import urllib.error
 import urllib.parse
@@ -252,6 +254,42 @@ class History(unittest.TestCase):
                 self.assertEqual(get(s, f"/bsus/bsu-00001/history{query}")[0], 400, query)
 
 
+class Past(unittest.TestCase):
+    """What is written instead of being served."""
+
+    def past(self, *options):
+        result = run([tool("bsu-sim"), "--units", "6", *options])
+        self.assertEqual((result.exit, result.stderr), (0, ""))
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    def test_each_unit_is_polled_once_a_cadence_and_the_order_is_that_of_time(self):
+        events = self.past("--firmware", "attributes", "--cadence", "1m", "--from", AT, "--to", "2026-03-01T12:03:00Z")
+        self.assertEqual([event["subject"] for event in events], [f"bsu-{n:05}" for n in range(1, 7)] * 3)
+        times = [time_of(event["data"]) for event in events]
+        self.assertEqual(times, [f"2026-03-01T12:{minute:02}:{second:02}.000Z" for minute in range(3) for second in range(0, 60, 10)])
+        self.assertEqual(len({event["id"] for event in events}), 18)
+        self.assertEqual(events[1]["id"], f"bsu-00002/{events[1]['recordedtime']}")
+        self.assertEqual((events[1]["type"], events[1]["recordedtime"]), ("bsu.reading", "2026-03-01T12:00:10.005Z"))
+
+    def test_a_reading_of_the_past_is_the_one_that_is_served_at_that_time(self):
+        for firmware in "attributes", "latin1":
+            past = self.past("--firmware", firmware, "--from", AT, "--to", "2026-03-01T12:00:01Z")
+            with sim("--units", "6", "--firmware", firmware, "--at", AT) as s:
+                served = get(s, "/bsus/bsu-00001")[2]
+            event = past[0]
+            self.assertEqual(event["data"].encode() if "data" in event else base64.b64decode(event["data_base64"]), served)
+
+    def test_the_same_options_write_the_same_past(self):
+        options = ("--from", AT, "--to", "2026-03-01T12:00:30Z")
+        self.assertEqual(self.past(*options), self.past(*options))
+        self.assertNotEqual(self.past(*options), self.past(*options, "--seed", "2"))
+
+    def test_an_output_that_is_full_is_told(self):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([tool("bsu-sim"), "--units", "1", "--from", AT, "--to", "2026-03-01T12:00:30Z"], stdout=full, stderr=subprocess.PIPE)
+        self.assertEqual((done.returncode, done.stderr), (1, b"bsu-sim: standard output: No space left on device\n"))
+
+
 class Faults(unittest.TestCase):
     def test_malformed_documents_are_refused_by_a_parser_in_six_ways(self):
         with sim("--units", "1", "--malformed", "1") as s:
@@ -399,7 +437,7 @@ class CommandLine(unittest.TestCase):
     def test_bad_options_are_usage_errors(self):
         for options in (["--slow", "0.5"], ["--slow", "0.5:soon"], ["--error", "1.5"], ["--error", "x"],
                         ["--firmware", "none"], ["--error", "0.6", "--cut", "0.6"], ["--at", "noon"], ["--units", "0"],
-                        ["--cadence", "5"], ["--frobnicate"]):
+                        ["--cadence", "5"], ["--from", "noon"], ["--to", AT], ["--frobnicate"]):
             result = run([tool("bsu-sim"), "--port", "0", *options])
             self.assertEqual((result.exit, result.stdout), (2, ""), options)
             self.assertRegex(result.stderr, r"^bsu-sim: [^\n]+\n$")
