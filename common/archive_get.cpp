@@ -13,6 +13,7 @@
 
 #include "common/archive_index.h"
 #include "common/line_blocks.h"
+#include "common/messages.h"
 #include "common/record.h"
 #include "common/spill.h"
 #include "common/xxh.h"
@@ -24,6 +25,7 @@ namespace {
 constexpr std::size_t kAlone = 20 << 20;   // an object that nothing else competes with is sorted in pieces of this size
 constexpr std::size_t kCrowded = 8 << 20;  // and in these, written to a file, where others hold more than kOthers
 constexpr std::size_t kOthers = 10 << 20;
+constexpr std::size_t kUuid = 36;
 constexpr std::size_t kFileBuffer = 64 << 10;
 
 struct Item {
@@ -204,12 +206,26 @@ class Getter {
     std::optional<std::vector<ArchiveFrame>> frames;  // that may hold something; none: all of it is read
   };
 
+  // Each is archived under a prefix of its own, or two fleets become one. What a journal's source calls itself is its
+  // UUID, a dot and the subscriber.
+  void tell_exchanges(std::string const& source) {
+    std::string const exchange = source.substr(0, source.find('.') == kUuid ? kUuid : source.size());
+    if (exchange.empty() || several_ || exchange == exchange_) return;
+    several_ = !exchange_.empty();
+    if (several_) {
+      say_warning(fmt::format("{}: holds events of more than one exchange, {} and {}: those of all are written",
+                              store_.name(""), exchange_, exchange));
+    }
+    exchange_ = exchange;
+  }
+
   // Nothing where nothing of the object can be wanted.
   Result<std::optional<Candidate>> look_at(ObjectStore::Object const& object) {
     auto summary = read_summary(store_, object);
     if (!summary) return summary.status();
     if ((query_.from && summary->last < *query_.from) || (query_.to && summary->first >= *query_.to))
       return std::optional<Candidate>();
+    tell_exchanges(summary->source);
     Candidate candidate{object, std::move(*summary), {}};
     if (query_.by_subject() && candidate.summary.index) {
       auto frames = read_index(store_, object, candidate.summary);
@@ -322,6 +338,8 @@ class Getter {
   std::function<Status(std::string_view)> const& emit_;
   ArchiveFound& found_;
   std::size_t memory_ = 0;
+  std::string exchange_;
+  bool several_ = false;  // of these, and it was told
   Runs runs_;
   std::span<std::pair<std::string const*, ArchiveFrame const*> const> frames_ahead_;  // that nobody was asked for yet
   std::priority_queue<Head> heap_;

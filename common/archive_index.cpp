@@ -130,10 +130,11 @@ bool ArchiveFrameCheck::next(Record const& record, Time time) {
   ArchiveGroup const& group = frame_.groups[group_];
   if (time < group.first || time > group.last) return false;
   if (archive_subject(record) != group.subject) return false;
+  bytes_ += record.line().size() + 1;
   if (++seen_ < group.records) return true;
   ++group_;
   seen_ = 0;
-  return true;
+  return !complete() || bytes_ == frame_.bytes;
 }
 
 Status read_records_of(ObjectStore& store, ObjectStore::Object const& object, ObjectSummary const& summary,

@@ -56,6 +56,7 @@ class ArchiveFrameCheck {
   ArchiveFrame const& frame_;
   std::size_t group_ = 0;
   std::uint64_t seen_ = 0;  // of its records
+  std::uint64_t bytes_ = 0;
   std::string scratch_;
 };
 

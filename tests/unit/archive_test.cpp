@@ -1,10 +1,20 @@
 #include "common/archive.h"
 
-#include <limits>
+#include <fcntl.h>
 
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <limits>
+#include <random>
+
+#include "common/archive_check.h"
+#include "common/archive_encoder.h"
 #include "common/archive_get.h"
+#include "common/archive_index.h"
 #include "common/archive_put.h"
 #include "common/directory_store.h"
+#include "common/xxh.h"
 #include "tests/journal_support.h"
 
 using namespace inflight;
@@ -561,4 +571,317 @@ TEST_CASE(
   }
   REQUIRE((*archiver)->settle(true, stored).ok());
   CHECK(archived(temp / "a").size() == 257);
+}
+
+namespace {
+
+// Every line of an archive that a query wants, by looking at all of them.
+std::vector<std::string> wanted(std::string const& archive, ArchiveQuery const& query) {
+  std::vector<std::string> lines;
+  for (std::string const& line : got(archive)) {
+    Parsed const parsed(line);
+    std::string scratch;
+    Time const time = archive_time(*parsed).value_or(begin_of_hour(hour_of(HandClock().now())));
+    if (query.wants((*parsed).text("subject", scratch), time)) lines.push_back(line);
+  }
+  return lines;
+}
+
+std::string subject_line(std::mt19937& random, std::uint64_t n, std::size_t length) {
+  std::string subject = random() % 20 == 0 ? "" : fmt::format(R"("subject":"u\u0031-{}",)", random() % 40);
+  std::string const time =
+      random() % 30 == 0 ? "" : fmt::format(R"("recordedtime":"2018-07-01T{:02}:{:02}:00Z",)", random() % 4, n % 60);
+  return fmt::format(R"({{{}{}"n":{},"text":"{}"}})", subject, time, n, std::string(length, 'x'));
+}
+
+// Counts what is read of the objects.
+class CountingStore final : public ObjectStore {
+ public:
+  explicit CountingStore(ObjectStore& store) : store_(store) {}
+  std::uint64_t bytes = 0;
+  Result<Put> put(std::string const& key, std::string const& file) override { return store_.put(key, file); }
+  Result<std::size_t> get(std::string const& key, std::uint64_t offset, std::span<char> to) override {
+    bytes += to.size();
+    return store_.get(key, offset, to);
+  }
+  Result<std::optional<Object>> find(std::string const& key) override { return store_.find(key); }
+  Status list(std::string const& from, Visit const& visit) override { return store_.list(from, visit); }
+  std::string name(std::string const& key) const override { return store_.name(key); }
+  Result<std::string> spools() const override { return store_.spools(); }
+  bool remote() const override { return false; }
+  std::string identity() const override { return ""; }
+
+ private:
+  ObjectStore& store_;
+};
+
+// An object of these frames' bytes with another index, whose checksums are all right.
+std::string with_index(std::string const& object, ObjectSummary summary, std::vector<ArchiveFrame> const& frames) {
+  std::string lines, index, file = object.substr(0, summary.index->offset - 8);
+  for (ArchiveFrame const& frame : frames) {
+    append_index_line(lines, frame);
+    lines += '\n';
+  }
+  FrameCompressor compressor(3);
+  compressor.compress(lines, {}, [&](std::string_view bytes) { index += bytes; });
+  file += frame_head(kIndexFrame, static_cast<std::uint32_t>(index.size())) + index;
+  ContentDigest digest;
+  digest.update(file);
+  summary.index->size = index.size();
+  summary.stored_bytes = file.size();
+  summary.stored_digest = digest.text();
+  return file + summary_frame(summary);
+}
+
+std::string only_object(std::string const& archive) {
+  auto store = open_directory_store(real_disk(), archive, false);
+  REQUIRE(store);
+  std::string key;
+  REQUIRE(visit_objects(**store, {}, [&](ObjectStore::Object const& object) {
+    REQUIRE(key.empty());
+    key = object.key;
+    return Status{};
+  }));
+  return key;
+}
+
+void write_file(std::string const& path, std::string_view text) {
+  REQUIRE(::unlink(path.c_str()) == 0);  // it may be linked to a spool's
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+}  // namespace
+
+TEST_CASE("archive: of subjects and ranges comes what looking at every line finds") {
+  std::mt19937 random(5);
+  for (int round = 0; round < 6; ++round) {
+    TempFolder const temp;
+    std::string const archive = temp / "a";
+    HandClock clock;
+    std::vector<Event> events;
+    for (std::uint64_t n = 0; n < 3000; ++n) {
+      std::size_t const length = random() % 700 == 0 ? (1 << 20) + random() % 100 : random() % 300;
+      events.push_back({std::to_string(n), subject_line(random, n, length)});
+    }
+    std::set<std::string> settled;
+    REQUIRE(deliver(real_disk(), clock, archive, events, settled, 100, small_objects(700)));
+    CHECK(archived(archive) == lines_of(events));
+    for (int asked = 0; asked < 12; ++asked) {
+      ArchiveQuery query;
+      auto const at = [](std::uint64_t minute) {
+        return *parse_rfc3339(fmt::format("2018-07-01T{:02}:{:02}:00Z", minute / 60, minute % 60));
+      };
+      if (asked % 3 == 0) query.from = at(random() % 120);
+      if (asked % 4 == 0) query.to = at(120 + random() % 110);
+      if (asked % 2 == 0) {
+        for (std::uint64_t n = random() % 4; n < 4; ++n) query.subjects.push_back(fmt::format("u1-{}", random() % 42));
+        if (query.subjects.empty()) continue;
+      } else {
+        std::string ranges;
+        for (std::uint64_t n = random() % 5; n < 6; ++n) {
+          std::uint64_t const begin = random() % 200;
+          ranges += fmt::format(R"({{"subject":"u1-{}","from":"{}","to":"{}","missing":1}})"
+                                "\n",
+                                random() % 42, format_rfc3339(at(begin)), format_rfc3339(at(begin + random() % 40)));
+        }
+        std::string const file = temp / "ranges";
+        std::ofstream(file) << ranges;
+        auto fd = real_disk().open(file, O_RDONLY);
+        REQUIRE(fd);
+        Reader reader(fd->get(), "ranges");
+        REQUIRE(read_ranges(reader, std::chrono::minutes(static_cast<int>(random() % 7)), query));
+      }
+      CHECK(got(archive, query) == wanted(archive, query));
+    }
+  }
+}
+
+TEST_CASE("archive: of one subject little is read, and nothing of hours that no range touches") {
+  TempFolder const temp;
+  std::string const archive = temp / "a";
+  HandClock clock;
+  std::mt19937 random(1);
+  std::vector<Event> events;
+  for (std::uint64_t n = 0; n < 12'000; ++n) {
+    std::string noise;
+    for (int i = 0; i < 300; ++i) noise += static_cast<char>('a' + random() % 26);
+    events.push_back(
+        {std::to_string(n),
+         fmt::format(R"({{"subject":"bsu-{}","recordedtime":"2018-07-01T{:02}:00:00.{:09}Z","noise":"{}"}})", n % 400,
+                     n / 3000, n, noise)});
+  }
+  std::set<std::string> settled;
+  REQUIRE(deliver(real_disk(), clock, archive, events, settled, 1000, {}));
+  auto store = open_directory_store(real_disk(), archive, false);
+  REQUIRE(store);
+  std::uint64_t stored = 0;
+  REQUIRE(visit_objects(**store, {}, [&](ObjectStore::Object const& object) {
+    stored += object.bytes;
+    return Status{};
+  }));
+  for (bool const by_range : {false, true}) {
+    ArchiveQuery query;
+    query.subjects = {"bsu-17"};
+    if (by_range) {
+      query.ranges = {{"bsu-17", {{*parse_rfc3339("2018-07-01T02:00:00Z"), *parse_rfc3339("2018-07-01T02:30:00Z")}}}};
+    }
+    CountingStore counting(**store);
+    ArchiveFound found;
+    std::uint64_t lines = 0;
+    REQUIRE(archive_get(
+        counting, query,
+        [&](std::string_view) {
+          ++lines;
+          return Status{};
+        },
+        found));
+    CHECK(lines == (by_range ? 8 : 30));
+    CHECK(found.records == lines);
+    CHECK(found.subjects == std::set<std::string, std::less<>>{"bsu-17"});
+    // Per hour: the end of an object, and a frame of it.
+    std::uint64_t const hours = by_range ? 1 : 4;
+    CHECK(counting.bytes < hours * ((32 << 10) + stored / 4 / 5));
+    CHECK(counting.bytes > hours * (32 << 10));
+  }
+}
+
+TEST_CASE("archive: a flip of any byte is found by a query of one subject too, or changes nothing of its answer") {
+  TempFolder const temp;
+  std::string const archive = temp / "a";
+  HandClock clock;
+  std::vector<Event> events;
+  for (std::uint64_t n = 0; n < 60; ++n) {
+    events.push_back(
+        {std::to_string(n),
+         fmt::format(R"({{"subject":"u{}","recordedtime":"2018-07-01T00:{:02}:00Z","n":{}}})", n % 5, n, n)});
+  }
+  std::set<std::string> settled;
+  REQUIRE(deliver(real_disk(), clock, archive, events, settled, 100, {}));
+  std::string const path = archive + "/" + only_object(archive);
+  ArchiveQuery query;
+  query.subjects = {"u3"};
+  auto const right = got(archive, query);
+  CHECK(right.size() == 12);
+  auto whole = read_file(path);
+  REQUIRE(whole);
+  auto store = open_directory_store(real_disk(), archive, false);
+  REQUIRE(store);
+  std::size_t found_out = 0;
+  for (std::size_t at = 0; at < whole->size(); ++at) {
+    std::string broken = *whole;
+    broken[at] = static_cast<char>(broken[at] ^ 0x10);
+    write_file(path, broken);
+    std::vector<std::string> lines;
+    ArchiveFound found;
+    Status const status = archive_get(
+        **store, query,
+        [&](std::string_view line) {
+          lines.emplace_back(line);
+          return Status{};
+        },
+        found);
+    if (!status.ok()) {
+      ++found_out;
+      CHECK(status.code() != Code::temporary);
+      CHECK(status.what().find(path) != std::string::npos);
+      CHECK(lines.empty());
+    } else {
+      CHECK(lines == right);
+    }
+  }
+  CHECK(found_out > whole->size() * 9 / 10);
+}
+
+TEST_CASE("archive: an index that does not match its frames is found, by verify and by who reads by it") {
+  TempFolder const temp;
+  std::string const archive = temp / "a";
+  HandClock clock;
+  std::vector<Event> events;
+  for (std::uint64_t n = 0; n < 3000; ++n) {
+    events.push_back(
+        {std::to_string(n), fmt::format(R"({{"subject":"u{}","recordedtime":"2018-07-01T00:{:02}:{:02}Z","n":"{}"}})",
+                                        n % 50, n / 60, n % 60, std::string(200, 'y'))});
+  }
+  std::set<std::string> settled;
+  REQUIRE(deliver(real_disk(), clock, archive, events, settled, 100, {}));
+  std::string const key = only_object(archive), path = archive + "/" + key;
+  auto store = open_directory_store(real_disk(), archive, false);
+  REQUIRE(store);
+  auto object = (*store)->find(key);
+  REQUIRE(object);
+  auto const summary = read_summary(**store, **object);
+  REQUIRE(summary);
+  auto const frames = read_index(**store, **object, *summary);
+  REQUIRE(frames);
+  REQUIRE(frames->size() > 3);
+  auto const whole = read_file(path);
+  REQUIRE(whole);
+  auto const damaged = archive_verify(**store, {});
+  CHECK((damaged && *damaged == 0));
+  using Change = std::function<void(std::vector<ArchiveFrame>&)>;
+  std::vector<Change> const changes = {
+      [](auto& f) { std::swap(f[1].groups[0].subject, f[1].groups[1].subject); },
+      [](auto& f) { ++f[1].groups[0].records, --f[1].groups[1].records; },
+      [](auto& f) { f[1].groups[0].last = f[1].groups[0].first; },
+      [](auto& f) { f[1].groups.pop_back(); },
+      [](auto& f) { std::swap(f[1].groups, f[2].groups); },
+      [](auto& f) { ++f[1].bytes, --f[2].bytes; },
+      [](auto& f) { ++f[1].size, ++f[2].offset, --f[2].size; },
+      [](auto& f) { f.pop_back(); },
+      [](auto& f) { f[1].groups[0].subject = std::nullopt; },
+  };
+  for (std::size_t i = 0; i <= changes.size(); ++i) {
+    CAPTURE(i);
+    auto changed = *frames;
+    std::string subject = *changed[1].groups[0].subject;
+    if (i < changes.size()) changes[i](changed);
+    std::string const file = with_index(*whole, *summary, changed);
+    if (i == changes.size()) CHECK(file == *whole);
+    write_file(path, file);
+    auto const verified = archive_verify(**store, {});
+    REQUIRE(verified);
+    CHECK(*verified == (i < changes.size() ? 1 : 0));
+    ArchiveQuery query;
+    query.subjects = {subject};
+    ArchiveFound found;
+    Status const status = archive_get(
+        **store, query, [](std::string_view) { return Status{}; }, found);
+    CHECK((status.code() == Code::defect) == (i < changes.size()));
+  }
+}
+
+TEST_CASE("archive: the same lines in another order, under the same name, are the same object") {
+  TempFolder const temp;
+  std::string const archive = temp / "a";
+  HandClock clock;
+  std::vector<Event> events;
+  for (std::uint64_t n = 0; n < 40; ++n) {
+    events.push_back(
+        {std::to_string(n),
+         fmt::format(R"({{"subject":"u{}","recordedtime":"2018-07-01T00:{:02}:00Z","n":{}}})", n % 3, n, n)});
+  }
+  for (bool const same : {true, false}) {
+    std::set<std::string> settled;
+    if (same) REQUIRE(deliver(real_disk(), clock, archive, events, settled, 100, {}));
+    std::string const path = archive + "/" + only_object(archive);
+    // As if a stretch had ended in the middle, because of what else was open.
+    FrameCompressor compressor(3);
+    ObjectEncoder encoder(compressor, [] {});
+    for (std::uint64_t n = 0; n < 40; ++n) {
+      if (n == 20) encoder.cut();
+      std::string const line = same || n != 7 ? events[n].line : event_line(7, 7, R"(,"subject":"other")");
+      encoder.add({line, *parse_rfc3339(fmt::format("2018-07-01T00:{:02}:00Z", n)), fmt::format("u{}", n % 3),
+                   ArchiveGroup::Span{n, n}});
+    }
+    (void)encoder.finish("journal/sub", "0-39");
+    auto const before = read_file(path);
+    write_file(path, encoder.pending());
+    CHECK(*before != encoder.pending());
+    std::filesystem::remove_all(archive + "/.spool");
+    settled.clear();
+    Status const status = deliver(real_disk(), clock, archive, events, settled, 100, {});
+    CHECK(status.ok() == same);
+    CHECK(settled.size() == (same ? 40 : 0));
+    CHECK(*read_file(path) == encoder.pending());
+  }
 }
