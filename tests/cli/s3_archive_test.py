@@ -105,6 +105,70 @@ class PlainPipe(Folder):
         self.assertEqual(run([S3, "get", self.archive, "--limit", "7"]).stdout.splitlines(), some[:7])
         self.assertEqual(run([S3, "get", self.archive, "--from", "2019-01-01"]).stdout, "")
 
+    # ---- ranges
+
+    def test_ranges_are_read_from_a_file_or_standard_input_and_widened(self):
+        """As find-gaps writes them: of each subject what its ranges hold, each event once however they overlap."""
+        some = [event(n, n * 10, "bsu-%d" % (n % 4)) for n in range(2000)]
+        self.put("\n".join(some) + "\n", "--max-records", "333")
+
+        def between(unit, begin, end):  # seconds since midnight
+            return {n for n in range(2000) if n % 4 == unit and begin <= n * 10 < end}
+
+        def at(seconds):
+            return f"2018-07-01T{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}Z"
+
+        ranges = [(1, 600, 1200), (1, 1000, 1500), (1, 1100, 1110), (3, 7000, 7010), (3, 19000, 19000), (2, 0, 0)]
+        text = "".join(json.dumps({"subject": f"bsu-{u}", "from": at(a), "to": at(b), "missing": 3}) + "\n" for u, a, b in ranges)
+        pathlib.Path(self.folder, "ranges").write_text(text)
+        for options, slack in ((), 300), (("--slack", "0s"), 0), (("--slack", "1h"), 3600):
+            expected = set().union(*(between(u, a - slack, b + slack) for u, a, b in ranges))
+            done = run([S3, "get", self.archive, "--ranges", self.folder + "/ranges", *options])
+            self.assertEqual((done.exit, done.stdout.splitlines()), (0, [some[n] for n in sorted(expected)]))
+            piped = run([S3, "get", self.archive, "--ranges", "-", *options], stdin=text)
+            self.assertEqual((piped.exit, piped.stdout), (0, done.stdout))
+        done = run([S3, "get", self.archive, "--ranges", "-", "--subject", "bsu-3", "--from", at(7000), "--to", at(7200)], stdin=text)
+        self.assertEqual(done.stdout.splitlines(), [some[n] for n in sorted(between(3, 7000, 7200))])
+
+    def test_no_ranges_are_nothing_to_do(self):
+        self.put(event(1, 1) + "\n")
+        self.assertEqual(run([S3, "get", self.archive, "--ranges", "-"], stdin=""), (0, "", ""))
+
+    def test_ranges_that_are_none_are_told_by_line_and_nothing_is_read(self):
+        self.put(event(1, 1) + "\n")
+        good = '{"subject":"bsu-1","from":"2018-07-01T00:00:00Z","to":"2018-07-01T01:00:00Z"}\n'
+        for bad, words in (('{"subject":"bsu-1","from":"2018-07-01T02:00:00Z","to":"2018-07-01T01:00:00Z"}',
+                            "from 2018-07-01T02:00:00Z is after to 2018-07-01T01:00:00Z"),
+                           ('{"from":"2018-07-01T02:00:00Z","to":"2018-07-01T03:00:00Z"}', "no subject"),
+                           ('{"subject":"bsu-1","from":"2018-07-01T02:00:00Z"}', "to: '' is no time"),
+                           ('{"subject":"bsu-1","from":"soon","to":"2018-07-01T03:00:00Z"}', "from: 'soon' is no time"),
+                           ('{"subject":"bsu-1","from":"2018-07-01T00:00', "line 2"), ("bsu-1,2018", "line 2")):
+            done = run([S3, "get", self.archive, "--ranges", "-"], stdin=good + bad)
+            self.assertEqual((done.exit, done.stdout, len(done.stderr.splitlines())), (2, "", 1), bad)
+            self.assertIn("standard input: line 2", done.stderr)
+            self.assertIn(words, done.stderr)
+        done = run([S3, "get", self.archive, "--ranges", self.folder + "/none"])
+        self.assertEqual((done.exit, done.stdout, len(done.stderr.splitlines())), (2, "", 1))
+
+    def test_what_is_not_there_is_told_and_is_no_failure(self):
+        self.put("".join(event(n, n, "bsu-%d" % n) + "\n" for n in range(3)))
+        where = f"s3-archive: {self.archive}: no records"
+        unit = ["--subject", "bsu-99"]
+        for options, said in ((["--from", "2019-01-01"], f"{where} from 2019-01-01T00:00:00Z"), (unit, f"{where} of bsu-99"),
+                              ([*unit, "--from", "2018-07-01", "--to", "2018-07-01"], f"{where} of bsu-99 from 2018-07-01T00:00:00Z to 2018-07-01T00:00:00Z")):
+            self.assertEqual(run([S3, "get", self.archive, *options]), (0, "", said + "\n"))
+        done = run([S3, "get", self.archive, *unit, "--subject", "bsu-1"])
+        self.assertEqual((done.exit, len(done.stdout.splitlines()), done.stderr), (0, 1, f"{where} of 1 of 2 subjects, such as bsu-99\n"))
+        gap = '{"subject":"bsu-99","from":"2018-07-01T00:00:00Z","to":"2018-07-01T01:00:00Z"}\n'
+        self.assertEqual(run([S3, "get", self.archive, "--ranges", "-"], stdin=gap), (0, "", f"{where} in these ranges\n"))
+
+    def test_from_after_to_is_a_mistake(self):
+        self.put(event(1, 1) + "\n")
+        for command in "get", "ls", "verify":
+            done = run([S3, command, self.archive, "--from", "2018-07-02", "--to", "2018-07-01"])
+            self.assertEqual((done.exit, done.stdout, len(done.stderr.splitlines())), (2, "", 1))
+            self.assertIn("--from 2018-07-02T00:00:00Z is after --to 2018-07-01T00:00:00Z", done.stderr)
+
     def test_ls_counts_what_is_there(self):
         self.put("".join(event(n, n * 60) + "\n" for n in range(100)))
         done = run([S3, "ls", self.archive, "--json"])
@@ -198,9 +262,38 @@ class GetIntoAPipeline(Folder):
         self.assertEqual(put.exit, 0)
         line = [S3, "get", str(self.archive), "--state", f"{self.folder}/state"]
         self.assertEqual(run([*line, "--", "cat >&2; exit 2"]).exit, 2)
-        refused = run([*line, "--subject", "b", "--", "cat"])
+        for other in (["--subject", "b"], ["--ranges", "-"]):
+            refused = run([*line, *other, "--", "cat"], stdin="")
+            self.assertEqual(refused.exit, 2)
+            self.assertIn("other subjects", refused.stderr)
+
+    def test_ranges_with_a_state_go_on_after_kills_and_store_each_event_once(self):
+        lines = [event(n, n % 3600, f"u{n % 7}") for n in range(20000)]
+        self.put("\n".join(lines) + "\n", "--max-records", "3000")
+        ranges = "".join(f'{{"subject":"u{u}","from":"2018-07-01T00:{u * 5:02}:00Z","to":"2018-07-01T00:{u * 5 + 20}:00Z"}}\n' for u in range(5))
+        path = pathlib.Path(self.folder, "ranges")
+        path.write_text(ranges)
+        writer = f"{tool('sql-write')} sqlite:{self.folder}/got.db --table t --key id --create --column id=id --column n=/n:int"
+        command = [S3, "get", self.archive, "--ranges", str(path), "--slack", "1m", "--state", f"{self.folder}/state", "--",
+                   f"{writer} --batch-records 100"]
+        rng = random.Random(11)
+        for _ in range(6):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                process.wait(rng.uniform(0.005, 0.12))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        done = run(command)
+        self.assertEqual(done.exit, 0, done.stderr)
+        self.assertIn("complete", done.stderr)
+        rows = sqlite3.connect(f"{self.folder}/got.db").execute("select n from t order by n").fetchall()
+        wanted = [n for n in range(20000) if n % 7 < 5 and (n % 7 * 5 - 1) * 60 <= n % 3600 < (n % 7 * 5 + 21) * 60]
+        self.assertEqual([n for n, in rows], wanted)
+        path.write_text(ranges + ranges.splitlines()[0].replace('"u0"', '"u6"') + "\n")
+        refused = run(command)
         self.assertEqual(refused.exit, 2)
-        self.assertIn("other subjects", refused.stderr)
+        self.assertIn("was made for other subjects or ranges", refused.stderr)
 
 
     def begun(self):

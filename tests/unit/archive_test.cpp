@@ -885,3 +885,25 @@ TEST_CASE("archive: the same lines in another order, under the same name, are th
     CHECK(*read_file(path) == encoder.pending());
   }
 }
+
+TEST_CASE("archive: an object of a newer layout is refused, and is not said to be damaged") {
+  TempFolder const temp;
+  HandClock clock;
+  std::string const archive = temp / "a";
+  std::set<std::string> settled;
+  REQUIRE(deliver(real_disk(), clock, archive, {{"0", event_line(0, 0)}}, settled, 1, {}));
+  std::string const path = archive + "/" + only_object(archive);
+  auto const whole = read_file(path);
+  std::size_t const begin = whole->rfind(R"({"format":1)");
+  std::string json = whole->substr(begin, whole->size() - 16 - begin), hash;
+  json.replace(0, 11, R"({"format":2)");
+  for (unsigned i = 0; i < 8; ++i) hash += static_cast<char>(hash64(json) >> 8 * i & 0xff);
+  write_file(path, whole->substr(0, begin) + json + hash + whole->substr(whole->size() - 8));
+  auto store = open_directory_store(real_disk(), archive, false);
+  REQUIRE(store);
+  ArchiveFound found;
+  Status const status = archive_get(
+      **store, {}, [](std::string_view) { return Status{}; }, found);
+  CHECK(status.code() == Code::usage);
+  CHECK(status.what() == path + ": format 2: this version reads up to 1");
+}
