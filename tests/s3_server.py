@@ -311,7 +311,8 @@ class Proxy(HttpServer):
     """Stands before a server and, by seed, breaks some of the requests: an error of the server's kind, no answer at all, a
     connection that is cut before the request is passed on, or after it, when nobody learns that it was done.
 
-    `faults` is how many of a hundred requests are broken; `seen` counts what was answered and what was broken."""
+    `faults` is how many of a hundred requests are broken; `seen` counts what was answered and what was broken, `served` the bytes
+    of objects that were answered. Set `spared`, and so many requests are let through: who was never answered does not try again."""
     KINDS = ("500", "503", "409", "hang", "cut before", "cut after", "cut within")
 
     def __init__(self, port, seed, faults=0):
@@ -319,6 +320,7 @@ class Proxy(HttpServer):
         self.port_behind, self.faults = port, faults
         self.random = random.Random(seed)
         self.seen = collections.Counter()
+        self.served = self.spared = 0
         self.lock = threading.Lock()
         self.closed = threading.Event()
 
@@ -329,6 +331,8 @@ class Proxy(HttpServer):
     def handle(self, request):
         with self.lock:
             kind = self.random.choice(self.KINDS) if self.random.randrange(100) < self.faults else ""
+            if self.spared > 0:
+                self.spared, kind = self.spared - 1, ""
             self.seen[kind] += bool(kind)
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         if kind == "hang":
@@ -354,6 +358,7 @@ class Proxy(HttpServer):
             connection.close()
         with self.lock:
             self.seen[f"{request.command} {answer.status}"] += 1
+            self.served += len(content) if request.command == "GET" and "list-type=" not in request.path else 0
         if kind == "cut after":
             request.close_connection = True
             return

@@ -74,6 +74,38 @@ class S3Tests:
         part = self.call("get", "--from", "2018-07-01T03:00:00Z", "--to", "2018-07-01T04:30:00Z").stdout.splitlines()
         self.assertEqual(sorted(part), sorted(line for line in some if "T03:00:00Z" <= json.loads(line)["recordedtime"][10:] < "T04:30:00Z"))
 
+    def test_of_one_units_hour_the_server_sends_less_than_a_hundredth(self):
+        """216,000 events of 100 units over six hours."""
+        options = ("--units", "100", "--from", "2026-11-20T00:00:00Z", "--to", "2026-11-20T06:00:00Z")
+        with tempfile.TemporaryFile() as past:
+            subprocess.run([tool("bsu-sim"), *options], stdout=past, check=True)
+            past.seek(0)
+            subprocess.run([S3, "put", self.archive], stdin=past, env=self.s3.environment(), check=True)
+            past.seek(0)
+            wanted = [line for line in past if b'"subject":"bsu-00042"' in line and b'"recordedtime":"2026-11-20T03:' in line]
+        size = sum(o["bytes"] for o in map(json.loads, self.call("ls", "--json").stdout.splitlines()))
+        gap = '{"subject":"bsu-00042","from":"2026-11-20T03:05:00Z","to":"2026-11-20T03:55:00Z","missing":300}'
+        for query, stdin in ((["--subject", "bsu-00042", "--from", "2026-11-20T03:00:00Z", "--to", "2026-11-20T04:00:00Z"], ""),
+                             (["--ranges", "-"], gap)):
+            with Proxy(self.s3.port, 1) as proxy:
+                got = self.call("get", *query, stdin=stdin, env=self.s3.environment(proxy.url)).stdout
+                self.assertEqual(got.encode(), b"".join(wanted))
+                self.assertGreater(proxy.served, 0)
+                self.assertLess(proxy.served, size / 100)
+                print(f"summary: {self.kind.name}: {proxy.served} of {size} bytes for one of 600 units' hours", flush=True)
+
+    def test_answers_that_break_are_asked_for_again(self):
+        """Several ranges are on their way at once: one that fails while another is waited for is no end of an object."""
+        rng = random.Random(7)
+        some = [event(n, n * 7 % 3600, f"u{n % 9}", pad=base64.b64encode(rng.randbytes(9000)).decode()) for n in range(1200)]
+        self.call("put", stdin="\n".join(some))
+        for seed in range(2):
+            with self.subTest(seed=seed), Proxy(self.s3.port, seed, faults=15) as proxy:
+                for command, wanted in (("get",), some), (("get", "--subject", "u4"), some[4::9]), (("verify",), []):
+                    proxy.spared = 1
+                    got = self.call(*command, env=self.s3.environment(proxy.url)).stdout
+                    self.assertEqual(sorted(got.splitlines()), sorted(wanted))
+
     def test_the_same_input_put_again_changes_nothing(self):
         text = "".join(event(n, n) + "\n" for n in range(1000))
         self.call("put", "--max-records", "300", stdin=text)
