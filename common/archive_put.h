@@ -1,6 +1,6 @@
 // Puts records into an archive, each into exactly one object, across any kill.  Layout: man/archive.5
 //
-// What was taken is `held` until settle() names its positions: then it is durable in the archive. At most about 45 MiB.
+// What was taken is `held` until settle() names its positions: then it is durable in the archive. At most about 55 MiB.
 // One thread calls; into a remote store one of its own puts an object while the next is filled.
 #pragma once
 
