@@ -60,8 +60,8 @@ class Command:
 class Line(Command):
     """One subscriber of the exchange x/."""
 
-    def __init__(self, job, name, pipeline):
-        super().__init__(job, name, "consume", "x/", "--as", name, "--settle", "2s", "--takeover", "5s", "--", pipeline)
+    def __init__(self, job, name, pipeline, *options):
+        super().__init__(job, name, "consume", "x/", "--as", name, "--settle", "2s", "--takeover", "5s", *options, "--", pipeline)
 
     def drain(self):
         self.stop()
