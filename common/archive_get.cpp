@@ -350,6 +350,21 @@ class Getter {
 
 }  // namespace
 
+std::string not_found(ArchiveQuery const& query, ArchiveFound const& found) {
+  std::vector<std::string> missing = query.subjects;
+  if (query.ranges) {
+    missing.clear();
+    for (auto const& [subject, ranges] : *query.ranges) missing.push_back(subject);
+    if (missing.empty()) return "";
+  }
+  std::size_t const asked = missing.size();
+  std::erase_if(missing, [&](std::string const& subject) { return found.subjects.contains(subject); });
+  std::string const what = query.text();
+  if (found.records == 0) return what.empty() ? "" : "no records" + what;
+  if (missing.empty()) return "";
+  return fmt::format("no records of {} of {} subjects, such as {}", missing.size(), asked, missing.front());
+}
+
 Status archive_get(ObjectStore& store, ArchiveQuery const& query, std::function<Status(std::string_view)> const& emit,
                    ArchiveFound& found) {
   Getter getter(store, query, emit, found);

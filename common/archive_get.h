@@ -19,6 +19,10 @@ struct ArchiveFound {
   std::set<std::string, std::less<>> subjects;  // of a query by subject
 };
 
+// What was asked for and is not there, for people: an operator who mistypes a unit's name would wait for its data.
+// Empty where all was found, or nothing was asked for.
+[[nodiscard]] std::string not_found(ArchiveQuery const& query, ArchiveFound const& found);
+
 // Emits each line (valid during the call) in order of recordedtime (archive.h), equal times in the order of objects'
 // names and of lines. An event (an object with source and id) whose line came already is left out. The order is the
 // same each time for the same objects. An object is checked as a whole before anything of it is emitted; of a query by

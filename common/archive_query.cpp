@@ -1,13 +1,16 @@
 #include "common/archive_query.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "common/messages.h"
+#include "common/reader.h"
 #include "common/record.h"
 #include "common/record_input.h"
 #include "common/xxh.h"
@@ -118,7 +121,14 @@ std::string ArchiveQuery::text() const {
   return text;
 }
 
-Status read_ranges(Reader& reader, Duration slack, ArchiveQuery& query) {
+Status read_ranges(Disk& disk, std::string const& path, int in, Duration slack, ArchiveQuery& query) {
+  Fd file;
+  if (path != "-") {
+    auto opened = disk.open(path, O_RDONLY);
+    if (!opened) return opened.status();
+    file = std::move(*opened);
+  }
+  Reader reader(file ? file.get() : in, file ? path : "standard input");
   query.ranges.emplace();
   Line line;
   Status status = read_records(

@@ -13,7 +13,6 @@
 #include "common/archive_index.h"
 #include "common/fd_io.h"
 #include "common/object_store.h"
-#include "common/reader.h"
 #include "common/status.h"
 #include "common/time.h"
 #include "common/units.h"
@@ -40,9 +39,9 @@ struct ArchiveQuery {
   [[nodiscard]] std::string text() const;  // for people: of what, from when to when
 };
 
-// Lines as find-gaps(1) writes them: subject, from, to. Overlapping ranges become one. Code::usage, with the line's
-// number, where one is none or reversed; Code::stopped: a stop signal came.
-[[nodiscard]] Status read_ranges(Reader& reader, Duration slack, ArchiveQuery& query);
+// Lines as find-gaps(1) writes them: subject, from, to. Overlapping ranges become one. `path` - is `in`. Code::usage,
+// with the line's number, where one is none or reversed; Code::stopped: a stop signal came.
+[[nodiscard]] Status read_ranges(Disk& disk, std::string const& path, int in, Duration slack, ArchiveQuery& query);
 
 // Makes a query give the same lines in the same order whenever it is asked again: the range and the objects that are
 // there now are kept in a file, and taken from it where it is there already. Code::usage: it was made for other

@@ -1,5 +1,4 @@
 // s3-archive: keep events in immutable compressed objects by hour, and read them back.  Manual: man/s3-archive.1
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <csignal>
@@ -57,26 +56,6 @@ Exit put(Io& io, Options& options) {
   return sink.comes_too_early() ? Exit::temporary : exit;
 }
 
-// What nothing was found of: an operator who mistypes a unit's name would wait for its data.
-void tell_missing(Options const& options, inflight::ArchiveFound const& found) {
-  inflight::ArchiveQuery const& query = options.query;
-  std::vector<std::string> missing;
-  if (query.ranges) {
-    for (auto const& [subject, ranges] : *query.ranges) missing.push_back(subject);
-  } else {
-    missing = query.subjects;
-  }
-  std::size_t const asked = missing.size();
-  std::erase_if(missing, [&](std::string const& subject) { return found.subjects.contains(subject); });
-  std::string const asked_for = query.ranges && asked == 0 ? "" : query.text();
-  if (found.records == 0 && !asked_for.empty()) {
-    inflight::say_info(fmt::format("{}: no records{}", options.archive, asked_for));
-  } else if (!missing.empty()) {
-    inflight::say_info(fmt::format("{}: no records of {} of {} subjects, such as {}", options.archive, missing.size(),
-                                   asked, missing.front()));
-  }
-}
-
 Exit get(Io& io, ObjectStore& store, Options& options) {
   if (!options.source.state.empty()) {
     if (Status status = inflight::pin_query(io.disk, options.source.state + ".objects", store, options.query);
@@ -97,7 +76,8 @@ Exit get(Io& io, ObjectStore& store, Options& options) {
     whole = status.ok();
     return status;
   });
-  if (whole) tell_missing(options, found);
+  if (std::string const what = not_found(options.query, found); whole && !what.empty())
+    inflight::say_info(fmt::format("{}: {}", options.archive, what));
   return exit;
 }
 
@@ -108,22 +88,12 @@ Exit list(Io& io, ObjectStore& store, Options const& options) {
   return checked(status);
 }
 
-Status read_ranges(Io& io, Options& options) {
-  if (options.ranges.empty()) return {};
-  inflight::Fd file;
-  if (options.ranges != "-") {
-    auto opened = io.disk.open(options.ranges, O_RDONLY);
-    if (!opened) return opened.status();
-    file = std::move(*opened);
-  }
-  inflight::Reader reader(file ? file.get() : io.in, file ? options.ranges : "standard input");
-  return inflight::read_ranges(reader, options.slack, options.query);
-}
-
 // For get, ls and verify.
 Exit read(Io& io, Options& options) {
-  if (Status status = read_ranges(io, options); !status.ok())
-    return status.code() == inflight::Code::stopped ? stopped() : failed(status);
+  if (!options.ranges.empty()) {
+    Status const status = inflight::read_ranges(io.disk, options.ranges, io.in, options.slack, options.query);
+    if (!status.ok()) return status.code() == inflight::Code::stopped ? stopped() : failed(status);
+  }
   auto opened = inflight::open_object_store(io.disk, io.clock, options.archive, options.store);
   if (!opened) return failed(opened.status());
   ObjectStore& store = **opened;

@@ -415,6 +415,17 @@ class BelowASource(Folder):
         self.assertEqual(sorted(os.listdir(spool)), ["ledger", "lock"])
         self.assertFalse(os.path.exists(self.archive + "/.spool"))
 
+    def test_two_exchanges_under_one_prefix_are_told_and_nothing_is_left_out(self):
+        """Two subscribers of one exchange are not."""
+        one, other = "0b7e4a60-1111-4222-8333-444444444444", "9c7e4a60-1111-4222-8333-444444444444"
+        for count, name in enumerate([f"{one}.backfill", f"{one}.again", f"{other}.backfill"]):
+            source = Source(self.archive, {n: event(100 * count + n, n) for n in range(20)}, name)
+            self.assertEqual(source.run(random.Random(1)), 0)
+            done = run([S3, "get", self.archive])
+            self.assertEqual((done.exit, len(done.stdout.splitlines())), (0, 20 * count + 20))
+            said = f"s3-archive: {self.archive}/: holds events of more than one exchange, {one} and {other}: those of all are written\n"
+            self.assertEqual(done.stderr, said if count == 2 else "")
+
     def test_a_second_run_of_the_same_subscriber_is_refused_naming_the_first(self):
         spool = self.folder + "/spool"
         first = subprocess.Popen([S3, "put", self.archive, "--spool", spool], stdin=subprocess.PIPE)
