@@ -228,12 +228,11 @@ class Getter {
     tell_exchanges(summary->source);
     Candidate candidate{object, std::move(*summary), {}};
     if (query_.by_subject() && candidate.summary.index) {
-      auto frames = read_index(store_, object, candidate.summary);
-      if (!frames) return frames.status();
-      std::erase_if(*frames, [&](ArchiveFrame const& frame) {
-        return std::none_of(frame.groups.begin(), frame.groups.end(),
-                            [&](ArchiveGroup const& group) { return query_.may_want(group); });
+      auto frames = read_index(store_, object, candidate.summary, [this](ArchiveFrame const& frame) {
+        return std::any_of(frame.groups.begin(), frame.groups.end(),
+                           [this](ArchiveGroup const& group) { return query_.may_want(group); });
       });
+      if (!frames) return frames.status();
       if (frames->empty()) return std::optional<Candidate>();
       candidate.frames = std::move(*frames);
     }

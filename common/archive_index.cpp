@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -13,8 +14,8 @@ namespace inflight {
 
 namespace {
 
-// An index of so many lines, and lines of so many bytes, is none: it would not fit into memory.
-constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 30;
+constexpr std::size_t kLongestLine = 64 << 20;  // what says more of one frame is no index
+constexpr char const* kMismatch = "it does not match the frames";
 
 constexpr std::int64_t kMillisecond = 1'000'000;
 
@@ -81,7 +82,8 @@ void append_index_line(std::string& out, ArchiveFrame const& frame) {
 }
 
 Result<std::vector<ArchiveFrame>> read_index(ObjectStore& store, ObjectStore::Object const& object,
-                                             ObjectSummary const& summary) {
+                                             ObjectSummary const& summary,
+                                             std::function<bool(ArchiveFrame const&)> const& wanted) {
   auto const bad = [&](std::string_view why) {
     return damaged_object(store, object.key, fmt::format("its index: {}", why));
   };
@@ -90,38 +92,45 @@ Result<std::vector<ArchiveFrame>> read_index(ObjectStore& store, ObjectStore::Ob
   auto frame = bytes_at(store, object, begin - 8, size + 8);
   if (!frame) return frame.status();
   if (!frame->starts_with(frame_head(kIndexFrame, static_cast<std::uint32_t>(size)))) return bad("its frame");
-  std::string text;
-  FrameReader reader;
-  bool too_long = false;
-  std::string const wrong = reader.read(
-      std::string_view(*frame).substr(8),
-      [&](std::string_view bytes) {
-        too_long = too_long || text.size() + bytes.size() > kMostBytes;
-        if (!too_long) text += bytes;
-      },
-      [](std::size_t) {});
-  if (!wrong.empty()) return bad(wrong);
-  if (too_long || reader.inside() || (!text.empty() && text.back() != '\n')) return bad("its length");
 
   std::vector<ArchiveFrame> frames;
   std::uint64_t records = 0, bytes = 0, offset = 0;
-  for (std::size_t at = 0, end = 0; at < text.size(); at = end + 1) {
-    end = text.find('\n', at);
+  // What is wrong with a line, or empty.
+  auto take_line = [&](std::string const& line) -> std::string {
     try {
-      frames.push_back(frame_of(nlohmann::json::parse(text.begin() + static_cast<std::ptrdiff_t>(at),
-                                                      text.begin() + static_cast<std::ptrdiff_t>(end))));
+      ArchiveFrame one = frame_of(nlohmann::json::parse(line));
+      if (one.offset != offset || one.size > begin - 8 - offset || one.bytes > summary.bytes - bytes) return kMismatch;
+      offset += one.size;
+      bytes += one.bytes;
+      for (ArchiveGroup const& group : one.groups) records += group.records;
+      if (wanted(one)) frames.push_back(std::move(one));
     } catch (nlohmann::json::exception const& error) {
-      return bad(error.what());
+      return error.what();
     }
-    ArchiveFrame const& one = frames.back();
-    if (one.offset != offset || one.size > begin - 8 - offset || one.bytes > summary.bytes - bytes)
-      return bad("it does not match the frames");
-    offset += one.size;
-    bytes += one.bytes;
-    for (ArchiveGroup const& group : one.groups) records += group.records;
-  }
-  if (offset != begin - 8 || bytes != summary.bytes || records != summary.records)
-    return bad("it does not match the frames");
+    return "";
+  };
+  std::string line, wrong;
+  FrameReader reader;
+  std::string const broken = reader.read(
+      std::string_view(*frame).substr(8),
+      [&](std::string_view text) {
+        while (wrong.empty()) {
+          std::size_t const end = text.find('\n');
+          line.append(text.substr(0, end));
+          if (end == std::string_view::npos) {
+            if (line.size() > kLongestLine) wrong = "a line that is too long";
+            return;
+          }
+          wrong = take_line(line);
+          line.clear();
+          text.remove_prefix(end + 1);
+        }
+      },
+      [](std::size_t) {});
+  if (!broken.empty()) return bad(broken);
+  if (!wrong.empty()) return bad(wrong);
+  if (reader.inside() || !line.empty()) return bad("its length");
+  if (offset != begin - 8 || bytes != summary.bytes || records != summary.records) return bad(kMismatch);
   return frames;
 }
 
@@ -178,7 +187,7 @@ Status read_frame(ObjectStore& store, ObjectStore::Object const& object, Archive
   auto compressed = bytes_at(store, object, frame.offset, frame.size);
   if (!compressed) return compressed.status();
   std::string text;
-  text.reserve(frame.bytes + kRecordPadding);
+  text.reserve(std::min<std::uint64_t>(frame.bytes, 2 << 20) + kRecordPadding);
   FrameReader reader;
   std::size_t frames = 0;
   bool too_long = false;

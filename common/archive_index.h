@@ -39,10 +39,11 @@ struct ArchiveFrame {
 // One line of the index, without newline.
 void append_index_line(std::string& out, ArchiveFrame const& frame);
 
-// The frames of an object whose summary names an index. Code::defect, naming the object, where it is damaged or is no
-// index of this object.
+// Those frames of an object whose summary names an index that `wanted` says are. Code::defect, naming the object, where
+// it is damaged or is no index of this object.
 [[nodiscard]] Result<std::vector<ArchiveFrame>> read_index(ObjectStore& store, ObjectStore::Object const& object,
-                                                           ObjectSummary const& summary);
+                                                           ObjectSummary const& summary,
+                                                           std::function<bool(ArchiveFrame const&)> const& wanted);
 
 // Compares the records of a frame with what the index says of them.
 class ArchiveFrameCheck {
