@@ -10,7 +10,7 @@ ALONE := mkdir -p build && flock build
 CONFIGURE := $(ALONE) sh -c 'test -f $(BUILD)/build.ninja || cmake --preset release'
 COMPILE := $(ALONE) cmake --build --preset release -j $(JOBS)
 
-.PHONY: all demo demo-migration test lint format bench faults install clean help
+.PHONY: all demo demo-swap demo-migration test lint format bench faults install clean help
 all:
 	@$(SETUP) build
 	@$(CONFIGURE)
@@ -21,6 +21,12 @@ demo:
 	@$(CONFIGURE)
 	@$(COMPILE) --target tools bsu-sim
 	@scripts/demo build/release/bin $(if $(ON_SERVERS),--servers)
+
+demo-swap:
+	@$(SETUP) build demo $(if $(filter sqlite,$(ENGINES)),,swap)
+	@$(CONFIGURE)
+	@$(COMPILE) --target tools bsu-sim
+	@scripts/demo-swap build/release/bin $(if $(ENGINES),--engines $(ENGINES))
 
 demo-migration:
 	@$(SETUP) build migration
@@ -64,6 +70,8 @@ help:
 	@echo 'make              build the tools into $(BUILD)/bin'
 	@echo 'make demo         the main job on this machine: a simulated fleet, three subscribers, a kill -9 half-way'
 	@echo '                  SERVERS=1: on InfluxDB, Redis and S3, which it installs and starts; InfluxDB is killed, too'
+	@echo 'make demo-swap    the fleet changes from InfluxDB to Postgres in flight, with backfill, outage, gap fill, kills and the proof'
+	@echo '                  ENGINES=sqlite: from one SQLite file to another, without any server'
 	@echo 'make demo-migration'
 	@echo '                  orders of a Firebase database move into a REST service on Postgres while they change, with kills'
 	@echo 'make test         every test'

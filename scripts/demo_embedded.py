@@ -1,8 +1,7 @@
 """The stores of the demo that need no server: a directory for the archive, SQLite files for status and readings."""
-import os
 import sqlite3
 
-from demo_stores import Reading, Status, Stores, ids_of_object, instant
+from demo_stores import Reading, Status, Stores, ids_of_archive, instant
 
 COLUMNS = ["column = subject=subject", "column = time=time", "column = status=/bsu/status",
            "column = power=/bsu/power/#text:float", "column = health=/bsu/health/#text:float"]
@@ -22,12 +21,7 @@ class Embedded(Stores):
         self.folder = folder
 
     def read_archive(self):
-        folder = f"{self.folder}/archive"
-        for where, _, names in os.walk(folder):
-            for name in names:
-                if name.endswith(".ndjson.zst") and "/." not in where[len(folder):]:
-                    with open(f"{where}/{name}", "rb") as file:
-                        yield from ids_of_object(stdin=file)
+        return ids_of_archive(f"{self.folder}/archive")
 
     def rows(self, database, statement):
         return sqlite3.connect(f"{self.folder}/{database}").execute(statement)

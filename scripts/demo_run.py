@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 colour = terminal and not os.environ.get("NO_COLOR")
@@ -180,6 +181,62 @@ class Panel:
         self.drawn = 0
 
 
+class Story:
+    """A demo in chapters, and below each of them the panel."""
+    patience = 120  # seconds for what takes a few; for hangs
+
+    def __init__(self, work, stages):
+        self.work, self.panel, self.drawn, self.happens = work, Panel(work, stages), -10.0, ""
+
+    def notes(self):
+        """Lines below the panel, beside what happens."""
+        return []
+
+    def chapter(self, text):
+        self.panel.leave()
+        self.happens = ""
+        title(text)
+
+    def note(self, text):
+        """In place of the one before; where it is no terminal, when it happens."""
+        self.happens = text
+        if not terminal:
+            say(f"  {text}")
+
+    def draw(self, show=False):
+        """The panel; where it is no terminal, every ten seconds, or when it is to be shown."""
+        show = show or terminal or time.monotonic() - self.drawn >= 10
+        self.drawn = time.monotonic() if show else self.drawn
+        self.panel.draw(*(f"  {note}" for note in self.notes()), f"  {self.happens}" if terminal and self.happens else "", show=show)
+
+    def until(self, condition, what):
+        """Looks and draws until condition() is true."""
+        end = time.monotonic() + self.patience
+        while not condition():
+            if time.monotonic() > end:
+                raise Failed(f"waited {self.patience} s for {what}")
+            self.work.watch()
+            self.draw()
+            time.sleep(1)
+
+
+def shown(line):
+    return re.sub(r" @[\w.]+", "", line)
+
+
+def prompt(*lines):
+    for line in lines:
+        say(paint(2, "  " + shown(line).replace("\n", "\n  ")))
+
+
+def shell(work, line, good=(0,)):
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], cwd=work.folder, env=work.environment, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", check=False)
+    if done.returncode not in good:
+        raise Failed(f"{line}: exit status {done.returncode}:\n{done.stderr}")
+    return done
+
+
 def count(label, value, want=None):
     good = want is None or value == want
     figure = f"{value:>10,}"
@@ -213,6 +270,8 @@ def perform(demo, options, space, command, errors=()):
     except (Failed, OSError, subprocess.CalledProcessError, *errors) as error:
         with contextlib.suppress(OSError):
             print(f"demo: {error}", file=sys.stderr, flush=True)
+    except Exception:  # a defect; a thread of ours must not keep us from ending
+        traceback.print_exc()
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)

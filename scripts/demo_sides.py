@@ -3,24 +3,15 @@
 INFLIGHT_BIN says where the programs are.
 """
 import http.client
-import os
-import pathlib
 import random
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 
+from demo_postgres import postgres
 from demo_run import Failed
+from orders_server import OrdersServer
+from rtdb_server import RtdbServer
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
-import pg_server  # noqa: E402
-from orders_server import OrdersServer  # noqa: E402
-from rtdb_server import RtdbServer  # noqa: E402
-
-SOCKET_LIMIT = 107 - len("/inflight-test-12345678/socket/.s.PGSQL.12345")  # sockaddr_un, unix(7)
-ANOTHER = "another folder: TMPDIR=FOLDER make demo-migration"
 REFUSED = [{"field": "/city", "value": "City 7", "message": "nothing is delivered to City 7"},
            {"field": "/lines/*/sku", "value": "SKU-0042", "message": "no such article: SKU-0042"}]
 
@@ -30,15 +21,7 @@ class Sides:
     all that has the demo's environment."""
 
     def __init__(self, folder, documents):
-        if not (pg_server.BIN / "initdb").exists():
-            raise Failed("not installed: postgresql; make demo-migration installs it, or scripts/setup migration")
-        if len(folder) > SOCKET_LIMIT:
-            raise Failed(f"{folder}: too long a name for the socket of Postgres in it; {ANOTHER}")
-        os.chmod(folder, 0o711)
-        if pg_server.AS and subprocess.run([*pg_server.AS, "test", "-x", folder], check=False).returncode != 0:
-            raise Failed(f"{folder}: the user postgres, as whom Postgres runs, has no way to it; {ANOTHER}")
-        tempfile.tempdir = folder  # where they make theirs
-        self.postgres = pg_server.Postgres()
+        self.postgres = postgres(folder, "migration", "make demo-migration")
         self.service = OrdersServer(self.postgres, "--connections", "8", "--version-header", "X-Version")
         self.database = RtdbServer("--documents", str(documents))
 

@@ -85,6 +85,14 @@ def ids_of_object(**source):
     return ids(done.stdout.splitlines())
 
 
+def ids_of_archive(folder):
+    for where, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(".ndjson.zst") and "/." not in where[len(folder):]:  # what is in the spool is not in the archive
+                with open(f"{where}/{name}", "rb") as file:
+                    yield from ids_of_object(stdin=file)
+
+
 def letters(exchange, subscriber):
     file = f"{exchange}/subscribers/{subscriber}/dead.ndjson"
     if not os.path.exists(file):
