@@ -124,8 +124,7 @@ Exit run(inflight::Cli& cli, Io& io) {
   Options options;
   cli.purpose("keep events in immutable compressed objects by hour, and read them back: put, get, ls, verify",
               {"consume fleet/ --as backfill -- s3-archive put s3://bsu-archive/raw",
-               "s3-archive get archive/ --from 2018-07-01 --to 2018-08-01 --state july.state -- 'xml2json | sql-write "
-               "sqlite:july.db'",
+               "s3-archive get archive/ --from 2018-07-01 --state july.state -- 'xml2json | sql-write sqlite:july.db'",
                "s3-archive get archive/ --from yesterday --subject bsu-00017 | jq .data",
                "find-gaps ... | s3-archive get archive/ --ranges - -- 'xml2json | sql-write ...'",
                "s3-archive verify archive/ --from yesterday"});
