@@ -13,6 +13,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BIN, ROOT, Server, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
+from pg_server import PASSWORD as PG_PASSWORD, Postgres  # noqa: E402
 from redis_server import Redis  # noqa: E402
 from s3_server import Swift  # noqa: E402
 
@@ -39,6 +40,8 @@ class Services(unittest.TestCase):
         cls.redis = cls.enterClassContext(Redis(port=True))
         cls.redis("CONFIG", "SET", "requirepass", PASSWORD)
         cls.redis("AUTH", PASSWORD)
+        cls.pg = cls.enterClassContext(Postgres())
+        cls.pg.sql("CREATE DATABASE fleet")
         cls.s3 = cls.enterClassContext(Swift())
         cls.s3.make_bucket(BUCKET)
 
@@ -50,6 +53,7 @@ class Services(unittest.TestCase):
         self.influx.create("bsu")
         self.influx.ask("grant write on bsu to fleet")
         self.redis("FLUSHALL")
+        self.pg.sql("DROP TABLE IF EXISTS reading", "fleet")
         for key in self.s3.client.keys(BUCKET):
             self.s3.client.delete(BUCKET, key)
         for name, text in re.findall(r"^cat >(\S+) <<end\n(.*?)^end$", README, re.M | re.S):
@@ -62,7 +66,8 @@ class Services(unittest.TestCase):
 
     def here(self, line):
         """With the servers of this test."""
-        return line.replace("redis://localhost", self.redis.tcp).replace("http://localhost:8086", self.influx.url)
+        return line.replace("redis://localhost", self.redis.tcp).replace("http://localhost:8086", self.influx.url) \
+            .replace("postgresql://fleet@localhost/", self.pg.url.removesuffix("postgres"))
 
     def assert_stored(self, units):
         with self.subTest("what the stores hold"):
@@ -85,6 +90,7 @@ class Services(unittest.TestCase):
         """What systemd makes of the file that the unit names, with what it says should stand in there."""
         file = setting(unit, "EnvironmentFile") or ""
         variables = {"": {}, "-/etc/fleet/redis.env": {"REDISCLI_AUTH": PASSWORD},
+                     "-/etc/fleet/postgres.env": {"PGPASSWORD": PG_PASSWORD},
                      "-/etc/fleet/influx.env": {"INFLUX_USERNAME": "fleet", "INFLUX_PASSWORD": PASSWORD},
                      "-/etc/fleet/s3.env": {"AWS_ACCESS_KEY_ID": self.s3.key, "AWS_SECRET_ACCESS_KEY": self.s3.secret,
                                             "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": self.s3.url}}[file]
@@ -115,7 +121,7 @@ class Services(unittest.TestCase):
                     try:
                         if "--as" in process.args:
                             name = process.args[process.args.index("--as") + 1]
-                            wait_for(lambda: re.search(rf"^{name} +([5-9]\d|49|\d{{3,}}) .*running$", self.listed(), re.M), what="the events")
+                            wait_for(lambda: re.search(rf"^{name} +([5-9]\d|49|\d{{3,}}) .*running", self.listed(), re.M), what="the events")
                         else:
                             wait_for(lambda: sum(f.stat().st_size for f in self.folder.glob("fleet/*.ndjson")) > size, what="events")
                     finally:
@@ -125,6 +131,7 @@ class Services(unittest.TestCase):
                     self.assertEqual(setting(unit, "KillMode"), "mixed")
         self.assert_stored({f"u{n}" for n in range(50)})
         self.assertTrue((self.folder / "s3-archive").is_dir())
+        self.assertLessEqual({f"u{n}" for n in range(50)}, {unit for unit, in self.pg.sql("SELECT subject FROM reading", "fleet")})
 
     def test_what_only_the_operator_can_mend_does_not_start_again(self):
         for unit in UNITS:
