@@ -13,7 +13,8 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from examples_test import HERE_DOCUMENT, README, Examples, of_manual  # noqa: E402
+import examples_test  # noqa: E402
+from examples_test import HERE_DOCUMENT, README, of_manual  # noqa: E402
 from harness import BIN, ROOT, Server, run, tool, wait_for  # noqa: E402
 from influx_server import InfluxServer  # noqa: E402
 from pg_server import Postgres  # noqa: E402
@@ -101,7 +102,7 @@ class Swap(unittest.TestCase):
         lost = 0
         for command in commands:
             with self.subTest(command=command):
-                if Examples.goes_on(command):
+                if examples_test.Examples.goes_on(command):
                     self.serve(self.here(command))
                     continue
                 if command.startswith("sql-read"):  # the new database forgets what it had of some units: a backup was restored
