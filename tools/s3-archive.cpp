@@ -126,8 +126,7 @@ Exit run(inflight::Cli& cli, Io& io) {
               {"consume fleet/ --as backfill -- s3-archive put s3://bsu-archive/raw",
                "s3-archive get archive/ --from 2018-07-01 --state july.state -- 'xml2json | sql-write sqlite:july.db'",
                "s3-archive get archive/ --from yesterday --subject bsu-00017 | jq .data",
-               "find-gaps --every 10s < series.ndjson | s3-archive get archive/ --ranges - -- 'xml2json | sql-write "
-               "sqlite:fleet.db'",
+               "find-gaps --every 10s < series.ndjson | s3-archive get archive/ --ranges - | xml2json",
                "s3-archive verify archive/ --from yesterday"});
   cli.positional("command", options.command, "put, get, ls or verify");
   cli.positional("archive", options.archive, "the archive: s3://BUCKET/PREFIX, or path of a directory");
