@@ -150,7 +150,7 @@ class Job:
             def killed():
                 self.start()
                 return any(line.kill(what) for line in self.chance.sample(self.lines, len(self.lines)))
-            wait_for(killed, 30, f"a {what} to kill")
+            wait_for(killed, 120, f"a {what} to kill")  # a pipeline that has lost a stage ends when its sink is through
         self.killed[what] += 1
         if what in BLINDING:
             self.blind |= {self.number, self.number + 1}
