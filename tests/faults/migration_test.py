@@ -149,7 +149,8 @@ class Job:
         else:
             def killed():
                 self.start()
-                return any(line.kill(what) for line in self.chance.sample(self.lines, len(self.lines)))
+                ended = what == "crawl" and self.crawl.process.poll() == 0  # meanwhile: it is not started again
+                return ended or any(line.kill(what) for line in self.chance.sample(self.lines, len(self.lines)))
             wait_for(killed, 120, f"a {what} to kill")  # a pipeline that has lost a stage ends when its sink is through
         self.killed[what] += 1
         if what in BLINDING:
