@@ -129,11 +129,12 @@ Status DeadLetters::scan() {
     if (take(text, R"({"position":)", position) && take(text, R"(,"attempt":)", attempt)) {
       Entry& entry = entries_[position];
       if (!entry.open) ++open_count_;
-      entry = {begin, line.size, attempt, true};
+      entry = {begin, line.size, attempt, true, begin};
     } else if (take(text, R"({"closed":)", position)) {
       Entry& entry = entries_[position];
       if (entry.open) --open_count_;
       entry.open = false;
+      entry.told = begin;
     } else {
       return Status::defect(fmt::format("{}: damaged at byte {}", path_, begin));
     }
@@ -166,6 +167,23 @@ Result<DeadLetters> DeadLetters::view(std::string const& path) {
   letters.fd_ = std::move(*fd);
   if (Status status = letters.scan(); !status.ok()) return status;
   return letters;
+}
+
+Result<std::uint64_t> DeadLetters::end(std::string const& path) {
+  if (!exists(path)) return std::uint64_t{0};
+  auto const fd = real_disk().open(path, O_RDONLY);
+  if (!fd) return fd.status();
+  auto end = file_size(fd->get(), path);
+  std::string tail;
+  while (end && *end > 0) {  // behind the last newline: a line that is torn is cut off
+    tail.resize(std::min<std::uint64_t>(*end, 64 << 10));
+    auto const got = read_at(fd->get(), tail.data(), tail.size(), *end - tail.size(), path);
+    if (!got) return got.status();
+    std::size_t const newline = tail.rfind('\n');
+    if (newline != std::string::npos) return *end - tail.size() + newline + 1;
+    *end -= tail.size();
+  }
+  return end;
 }
 
 Status DeadLetters::ready_to_append() {
@@ -205,7 +223,7 @@ Status DeadLetters::append(std::span<DeadLetter> letters) {
       if (Status ready = ready_to_append(); !ready.ok()) return ready;
     }
     Parts const parts = parts_of(letter, false);
-    added.push_back({letter.position, {end + lines.size(), parts.size(), letter.attempt, true}});
+    added.push_back({letter.position, {end + lines.size(), parts.size(), letter.attempt, true, end + lines.size()}});
     lines += parts.front;
     if (parts.event.size() > kWriteTogether) {  // of what is long there is no copy
       write(lines);
@@ -229,20 +247,21 @@ Status DeadLetters::append(std::span<DeadLetter> letters) {
 
 Status DeadLetters::close(std::span<std::uint64_t const> positions) {
   std::string lines;
-  std::vector<Entry*> closed;
+  std::vector<std::pair<Entry*, std::uint64_t>> closed;
   for (std::uint64_t const position : positions) {
     auto const known = entries_.find(position);
     if (known == entries_.end() || !known->second.open) continue;
+    closed.emplace_back(&known->second, size_ + lines.size());
     lines += fmt::format("{{\"closed\":{},\"attempt\":{}}}\n", position, known->second.attempt);
-    closed.push_back(&known->second);
   }
   if (lines.empty()) return {};
   if (Status status = ready_to_append(); !status.ok()) return status;
   Status const written = disk_->write_at(fd_.get(), lines, size_, path_);
   if (Status status = end_append(written, size_ + lines.size()); !status.ok()) return status;
-  for (Entry* entry : closed) {
+  for (auto const& [entry, told] : closed) {
     if (entry->open) --open_count_;
     entry->open = false;
+    entry->told = told;
   }
   return {};
 }

@@ -39,6 +39,8 @@ class DeadLetters {
 
   // For reading beside the process that writes.
   static Result<DeadLetters> view(std::string const& path);
+  // Where the next line will begin at the earliest.
+  [[nodiscard]] static Result<std::uint64_t> end(std::string const& path);
 
   // All of them with one fsync; durable when it returns ok. They are as they were when it returns.
   [[nodiscard]] Status append(std::span<DeadLetter> letters);
@@ -51,6 +53,7 @@ class DeadLetters {
     std::uint64_t size = 0;
     std::uint64_t attempt = 0;
     bool open = false;
+    std::uint64_t told = 0;  // where the newest line about it begins
   };
   // Every position that ever had a letter.
   [[nodiscard]] std::map<std::uint64_t, Entry> const& entries() const { return entries_; }

@@ -59,6 +59,8 @@ class Delivery {
         ticked = now;
         if (Status status = source_.tick(); !status.ok()) return fail(status);
         if (ledger_.take_reopened()) {
+          // Who looks at the state sees that it is unsettled before it is delivered (fetches.h).
+          if (Status status = save(); !status.ok()) return fail(status);
           for (auto& lane : lanes_) lane->begin_anew();
         }
       }

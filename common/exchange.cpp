@@ -112,6 +112,7 @@ Status register_subscriber(Disk& disk, Clock& clock, SubscriberFiles const& file
     if (Status written = replace_file(disk, files.settings(), settings.dump() + "\n"); !written.ok()) return written;
     auto ledger = Ledger::open(disk, clock, files.state(), files.letters(), *identity, first);
     if (!ledger) return ledger.status();
+    (*ledger)->keep_reach();
     return (*ledger)->save();
   });
 }
@@ -148,7 +149,9 @@ Result<std::unique_ptr<Ledger>> open_ledger(Disk& disk, Clock& clock, Subscriber
     if (Status status = disk.remove(join(files.folder(), name)); !status.ok()) return status;
   }
   auto ledger = Ledger::open(disk, clock, files.state(), files.letters(), *identity, 0);
-  if (ledger) (*ledger)->on_full([&disk, exchange = files.exchange()] { return use_reserve(disk, exchange); });
+  if (!ledger) return ledger;
+  (*ledger)->on_full([&disk, exchange = files.exchange()] { return use_reserve(disk, exchange); });
+  (*ledger)->keep_reach();
   return ledger;
 }
 

@@ -146,7 +146,9 @@ Status Lane::feed() {
   }
   for (;;) {
     if (run_->fed()) run_->drop_pending();
-    if (run_->input_open && run_->pending.size() < kBuffer / 2) fill();
+    if (run_->input_open && run_->pending.size() < kBuffer / 2) {
+      if (Status status = fill(); !status.ok()) return status;
+    }
     if (run_->fed()) return {};
     auto wrote = run_->pipeline.write(std::string_view(run_->pending).substr(run_->pending_at));
     if (!wrote) {
@@ -160,26 +162,28 @@ Status Lane::feed() {
   }
 }
 
-void Lane::fill() {
+Status Lane::fill() {
   using Got = EventReader::Got;
   EventReader::Event event;
   while (run_->pending.size() < kBuffer && !run_->plan.done(receipts_.delivered_count(), scan_)) {
     if (run_->plan.kind != Plan::Kind::again && ledger_.next_unsettled(scan_) >= ledger_.cursor() + options_.window) {
       run_->window_full = true;
-      return;
+      return {};
     }
     auto got = backlog_.next(run_->plan, scan_, event);
     if (!got) {
       run_->input_open = false;  // what was delivered is settled first
       damage_ = got.status();
-      return;
+      return {};
     }
     if (*got != Got::event) {
       run_->plan_exhausted = *got == Got::end && run_->plan.kind != Plan::Kind::all;
-      return;
+      return {};
     }
+    if (Status status = ledger_.reach(event.position); !status.ok()) return status;
     append(event);
   }
+  return {};
 }
 
 void Lane::append(EventReader::Event const& event) {

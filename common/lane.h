@@ -77,7 +77,7 @@ class Lane {
   Result<std::optional<Plan>> plan();
   Status start();
   Status feed();
-  void fill();
+  [[nodiscard]] Status fill();
   void append(EventReader::Event const& event);
   Status listen();
   void decide_end(bool winding_up);

@@ -11,6 +11,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
+constexpr std::uint64_t kReachStep = 1000;  // doubled while a second is not enough for it
+
 Result<ordered_json> read_state(std::string const& path) {
   auto text = read_file(path);
   if (!text) return text.status();
@@ -69,6 +71,7 @@ Result<std::unique_ptr<Ledger>> Ledger::open(Disk& disk, Clock& clock, std::stri
     if (!settled.empty() && !parse_positions(settled, positions))
       return Status::defect(path + ": damaged list of positions");
     for (Position const& position : positions) ledger->settled_.add(position.first, position.last);
+    ledger->reach_ = std::max(state->value("reach", std::uint64_t{0}), ledger->reached());
     if (state->contains("attempts")) {
       for (auto const& [position, value] : (*state)["attempts"].items()) {
         ledger->attempts_[std::stoull(position)] = {
@@ -184,6 +187,18 @@ void Ledger::set_note(std::string note) {
   changed_ = true;
 }
 
+Status Ledger::reach(std::uint64_t position) {
+  if (!keeps_reach_ || position < reach_) return {};
+  Duration const now = clock_->steady();
+  reach_step_ = reach_step_ > 0 && now - reach_at_ < std::chrono::seconds(1) ? reach_step_ * 2 : kReachStep;
+  reach_at_ = now;
+  std::uint64_t const before = std::exchange(reach_, position + reach_step_);
+  changed_ = true;
+  Status status = save();
+  if (!status.ok()) reach_ = before;
+  return status;
+}
+
 Status Ledger::save() {
   if (Status status = with_room([&] { return letters_->close(to_close_); }); !status.ok()) return status;
   to_close_.clear();
@@ -199,6 +214,7 @@ Status Ledger::write_state() {
       {"version", 1},      {"source", source_}, {"cursor", cursor_},     {"settled", settled_.text()},
       {"stored", stored_}, {"clean", clean_},   {"complete", complete_}, {"saved", format_rfc3339(clock_->now())},
       {"note", note_}};
+  if (keeps_reach_) state["reach"] = reach_;
   if (mark_of_) state["mark"] = mark_of_(cursor_);
   for (auto const& [position, attempts] : attempts_) {
     state["attempts"][std::to_string(position)] = {{"failures", attempts.failures},
@@ -218,6 +234,7 @@ Result<LedgerView> view_ledger(std::string const& path) {
   view.cursor = (*state)["cursor"];
   view.note = state->value("note", "");
   view.complete = state->value("complete", false);
+  view.reach = state->value("reach", UINT64_MAX);
   std::vector<Position> positions;
   (void)parse_positions(state->value("settled", ""), positions);
   for (Position const& position : positions) view.settled.add(position.first, position.last);

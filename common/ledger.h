@@ -90,6 +90,11 @@ class Ledger {
   [[nodiscard]] Attempts attempts(std::uint64_t position) const;
   void set_attempts(std::uint64_t position, Attempts attempts);
 
+  // For those who look at the state beside the process: it says below which position events may have been delivered,
+  // and is durable before one is. Called with each that is about to be.
+  [[nodiscard]] Status reach(std::uint64_t position);
+  void keep_reach() { keeps_reach_ = true; }
+
   // Durable. Cheap when nothing has changed.
   [[nodiscard]] Status save();
   // The cursor as it was last saved: what is settled above it is delivered again after a crash.
@@ -125,6 +130,9 @@ class Ledger {
   std::uint64_t cursor_ = 0, saved_cursor_ = 0;
   Ranges settled_;
   std::uint64_t count_ = 0, stored_ = 0;
+  bool keeps_reach_ = false;
+  std::uint64_t reach_ = 0, reach_step_ = 0;
+  Duration reach_at_{};
   std::set<std::uint64_t> reopened_;  // letters that are being replayed
   std::vector<std::uint64_t> to_close_;
   bool reopened_now_ = false;
@@ -136,7 +144,8 @@ class Ledger {
 struct LedgerView {
   std::string source;
   std::uint64_t cursor = 0;
-  Ranges settled;  // above it
+  Ranges settled;                    // above it
+  std::uint64_t reach = UINT64_MAX;  // nothing was delivered from here on
   std::string note;
   bool complete = false;
 };

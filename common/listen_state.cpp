@@ -154,6 +154,26 @@ Status ListenState::saw_part(std::string_view key) { return saw(key, {}); }
 
 Status ListenState::saw_deletion(std::string_view key) { return whole(note_deletion(key)); }
 
+Status ListenState::doubt(std::string_view key) {
+  auto const known = find(key);
+  if (!known) return known.status();
+  if (Status status = begin(); !status.ok()) return status;
+  return whole(pend(key, !*known));
+}
+
+Result<std::string> ListenState::seen_until(std::string const& subscriber) {
+  return about(file_, "seen until " + subscriber);
+}
+
+Status ListenState::set_seen_until(std::string const& subscriber, std::string const& mark) {
+  std::string const name = "seen until " + subscriber;
+  SqliteStatement set;
+  if (Status status = begin(); !status.ok()) return status;
+  Status status = file_.prepare("INSERT OR REPLACE INTO about VALUES(?1,?2)", set);
+  if (status.ok()) status = set.bind(1, std::string_view(name)).bind(2, std::string_view(mark)).run();
+  return whole(std::move(status));
+}
+
 Status ListenState::note(std::string_view key, std::string_view digest) {
   auto const known = find(key);
   if (!known) return known.status();

@@ -50,6 +50,12 @@ class ListenState {
   [[nodiscard]] Status saw_part(std::string_view key);
   [[nodiscard]] Status saw_deletion(std::string_view key);
 
+  // It may have been fetched when nobody saw what it was: pending, though its digest has not changed.
+  [[nodiscard]] Status doubt(std::string_view key);
+  // The mark (fetches.h) of a moment until which all that the database did was seen; empty: none.
+  [[nodiscard]] Result<std::string> seen_until(std::string const& subscriber);
+  [[nodiscard]] Status set_seen_until(std::string const& subscriber, std::string const& mark);
+
   // The first ones from a position on.
   [[nodiscard]] Result<std::vector<Pending>> pending(std::uint64_t from, std::uint64_t most);
   // Those from here on have not been put out: another change of the same document joins one of them.

@@ -113,6 +113,7 @@ class Listener final : public EventStream::Handler, public JsonSplitter::Handler
       events_.reset();
       state_.cut_snapshot();
       revoked_ = connected_ = false;
+      if (Status status = take_marks(); !status.ok()) return conclude(status);
       Status status = client_.stream(
           collection_.url(), options_.silence, [this] { return turn(); },
           [this](std::string_view bytes) { return events_.feed(bytes); });
@@ -160,10 +161,11 @@ class Listener final : public EventStream::Handler, public JsonSplitter::Handler
       path_.clear();
       if (status.ok()) status = std::exchange(problem_, {});
       if (status.ok() && state_.in_snapshot()) status = end_snapshot();
+      if (status.ok()) status = prove();
       if (status.ok()) status = state_.commit();
       return state_error(status);
     }
-    if (event != "auth_revoked" && event != "cancel") return {};
+    if (event != "auth_revoked" && event != "cancel") return state_error(prove());
     revoked_ = event == "auth_revoked";
     return Status::temporary(
         fmt::format("{}: {}: {}", public_url(collection_.url()), event, std::exchange(reason_, {})));
@@ -212,6 +214,10 @@ class Listener final : public EventStream::Handler, public JsonSplitter::Handler
   Status end_snapshot() {
     bool const first = !state_.has_baseline();
     if (Status status = state_.end_snapshot(); !status.ok()) return status;
+    if (!connected_) {
+      if (Status status = first ? Status{} : tell_fetched(); !status.ok()) return status;
+      if (Status status = keep_marks(); !status.ok()) return status;
+    }
     ever_ = connected_ = true;
     renewed_ = false;
     if (first)
@@ -220,9 +226,67 @@ class Listener final : public EventStream::Handler, public JsonSplitter::Handler
     return {};
   }
 
+  // ---- what may have been fetched unseen
+
+  Status take_marks() {
+    marks_.clear();
+    for (Fetches const& fetches : options_.fetches) {
+      auto mark = fetches.mark();
+      if (!mark) return mark.status();
+      marks_.push_back(std::move(*mark));
+    }
+    marked_ = turned_ = io_.clock.steady();
+    return {};
+  }
+
+  Status keep_marks() {
+    for (std::size_t i = 0; i < marks_.size(); ++i) {
+      if (Status status = state_.set_seen_until(options_.fetches[i].subscriber(), marks_[i]); !status.ok())
+        return status;
+    }
+    return {};
+  }
+
+  // Something whole has come. After a standstill it may have lain here for long.
+  Status prove() {
+    Duration const now = io_.clock.steady();
+    if (options_.fetches.empty() || !connected_ || now - marked_ < options_.silence || stood_still(now)) return {};
+    if (Status status = keep_marks(); !status.ok()) return status;
+    return take_marks();
+  }
+
+  [[nodiscard]] bool stood_still(Duration now) const { return now - turned_ > options_.silence / 2; }
+
+  Status tell_fetched() {
+    std::uint64_t count = 0;
+    std::string scratch, other;
+    for (Fetches const& fetches : options_.fetches) {
+      auto const mark = state_.seen_until(fetches.subscriber());
+      if (!mark) return mark.status();
+      Status status = fetches.since(*mark, [&](Record const& event) {
+        std::string_view const key = event.text("subject", scratch);
+        if (!rtdb_key_fault(key).empty()) return Status{};
+        if (event.text("source", other) != collection_.source() &&
+            event.text("dataref", other) != collection_.document(key))
+          return Status{};
+        ++count;
+        return state_.doubt(key);
+      });
+      if (!status.ok()) return status;
+    }
+    if (count > 0)
+      say_info(fmt::format("{}: {} event{} may have been fetched while nobody listened: told again", collection_.name(),
+                           count, count == 1 ? "" : "s"));
+    return {};
+  }
+
   // Makes durable what was seen, and only then events of it.
   Status turn() {
     Duration const now = io_.clock.steady();
+    if (connected_ && stood_still(now)) {
+      if (Status status = take_marks(); !status.ok()) return status;
+    }
+    turned_ = now;
     if (state_.dirty() && (!state_.in_snapshot() || now - committed_ > kSnapshotCommit)) {
       if (Status status = state_.commit(); !status.ok()) return status;
       committed_ = now;
@@ -269,6 +333,8 @@ class Listener final : public EventStream::Handler, public JsonSplitter::Handler
   Status problem_, ended_;
   std::uint64_t next_ = 0, settled_ = 0, count_ = 0;
   Duration committed_{};
+  std::vector<std::string> marks_;  // of options_.fetches
+  Duration marked_{}, turned_{};    // when they were taken; of the last turn
   bool revoked_ = false, renewed_ = false, connected_ = false, ever_ = false;
 };
 

@@ -6,6 +6,7 @@
 
 `url` goes over TCP as user pipe, whose password is in `environment` (PGPASSWORD); `socket_url` needs none.
 """
+import contextlib
 import glob
 import os
 import pathlib
@@ -13,7 +14,7 @@ import shutil
 import signal
 import subprocess
 
-from harness import PrivateServer, free_port, run
+from harness import PrivateServer, free_port, run, wait_for
 
 PASSWORD = "pw-of-pipe"
 
@@ -79,15 +80,26 @@ class Postgres(PrivateServer):
         """SIGKILL takes all of its processes at once: as if the machine had stopped."""
         if how == signal.SIGKILL and "postgres" in self.processes:
             server = self.processes["postgres"]
-            for child in [*self.children(server.pid), server.pid]:
-                try:
+            server.send_signal(signal.SIGSTOP)  # it makes no more of them
+            killed = [*self.children(server.pid), server.pid]
+            for child in killed:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+            super().kill(how, names)
+            # While one of them has the shared memory yet, no other server starts.
+            wait_for(lambda: not any(map(self.lives, killed)), what="the killed server's processes to be gone")
+            return
         super().kill(how, names)
 
     def stop(self):
         self.kill(signal.SIGINT)  # a fast shutdown
+
+    @staticmethod
+    def lives(pid):
+        try:
+            return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        except OSError:
+            return False
 
     @staticmethod
     def children(pid):

@@ -15,7 +15,8 @@ namespace {
 using namespace inflight;
 
 struct Options {
-  std::string url;
+  std::string url, exchange;
+  std::vector<std::string> subscribers;
   ListenOptions listen;
   RtdbOptions rtdb;
   SourceOptions source;
@@ -34,14 +35,29 @@ Status open_state(Options const& options, RtdbCollection const& collection, Sour
   return status;
 }
 
+Status take_fetches(Options& options) {
+  if (options.exchange.empty() != options.subscribers.empty())
+    return Status::usage("--exchange and --as belong together");
+  if (options.exchange.empty()) return {};
+  if (Status status = check_exchange_name(options.exchange); !status.ok()) return status.at("--exchange");
+  for (std::string const& name : options.subscribers) {
+    if (Status status = check_subscriber_name(name); !status.ok()) return status.at("--as");
+    options.listen.fetches.emplace_back(options.exchange, name);
+  }
+  return {};
+}
+
 Exit run(Cli& cli, Io& io) {
   Options options;
   cli.purpose(
       "Follow the changes of a collection of a Firebase Realtime Database and write one event per changed document.",
       {"listen https://shop.firebaseio.com/orders --limit 10 | jq -r .subject",
-       "listen https://shop.firebaseio.com/orders --state orders.listen -- publish orders/"});
+       "listen https://shop.firebaseio.com/orders --state orders.listen --exchange orders/ --as etl -- publish "
+       "orders/"});
   cli.positional("URL", options.url, "of the collection, e.g. https://shop.firebaseio.com/orders");
   cli.option("--silence", options.listen.silence, "connect again when not even a keep-alive has come for so long");
+  cli.option("--exchange", options.exchange, "tell again what may have been fetched from it while nobody listened");
+  cli.option("--as", options.subscribers, "by this subscriber (may be repeated)");
   options.rtdb.add_to(cli);
   options.source.add_to(cli, true);
   if (auto stop = cli.parse()) return *stop;
@@ -51,6 +67,7 @@ Exit run(Cli& cli, Io& io) {
   if (!options.source.state.empty() && !piped)
     return cli.wrong("--state belongs to -- PIPELINE: nobody tells what has become of a line");
   if (options.listen.silence <= Duration::zero()) return cli.wrong("--silence: more than 0s");
+  if (Status status = take_fetches(options); !status.ok()) return cli.wrong(status.what());
   auto const collection = RtdbCollection::parse(options.url);
   if (!collection) return cli.wrong(collection.status().what());
   auto client = RtdbClient::make(options.rtdb, *collection, io.clock);

@@ -62,7 +62,7 @@ class Base(unittest.TestCase):
         return [json.loads(line) for f in sorted(self.box.glob("x/*.ndjson")) for line in f.read_text().splitlines()]
 
     def told(self):
-        return [(e["subject"], e["type"]) for e in self.events()]
+        return [(e.get("subject"), e["type"]) for e in self.events()]
 
     def wait_told(self, *wanted):
         wait_for(lambda: set(wanted) <= set(self.told()), what=f"{wanted}, of {self.told()}, {self.errors()}")
@@ -228,6 +228,12 @@ class Bad(Base):
     """What an operator or a collection may have wrong."""
     options = ("--keep-alive", "100ms")
 
+    def test_an_exchange_and_a_subscriber_belong_together(self):
+        self.refused("--exchange and --as belong together", "--exchange", "x/")
+        self.refused("--exchange and --as belong together", "--as", "etl")
+        self.refused("--exchange: .*this build serves journals only", "--exchange", "amqp://broker/x", "--as", "etl")
+        self.refused("--as: .*is no subscriber's name", "--exchange", "x/", "--as", "../etl")
+
     def refused(self, what, *words, url=None):
         command = [tool("listen"), url or self.db.url + "/orders", "--state", "s", *words, "--", "publish x/"]
         done = run(command, cwd=self.box, env=self.env)
@@ -358,6 +364,177 @@ class State(Base):
         self.start()
         self.assertEqual(run(crawl, cwd=self.box, env=self.env).exit, 0)
         self.assertEqual(run([*crawl[:1], self.db.url + "/users", *crawl[2:]], cwd=self.box, env=self.env).exit, 2)
+
+
+class Unseen(Base):
+    """A document goes there and back again while nobody listens, and is fetched in between."""
+    exchange = ("--exchange", "x/", "--as", "etl")
+
+    def consume(self):
+        pipeline = f"hydrate --under {self.db.url}/orders | reshape 'if .bad then error(\"bad\") else . end' | publish y/"
+        done = run([tool("consume"), "x/", "--as", "etl", "--until-empty", "--settle", "1s", "--", pipeline], cwd=self.box, env=self.env)
+        self.assertEqual(done.exit, 0, done)
+
+    def publish(self, events):
+        self.assertEqual(run([tool("publish"), "x/"], events, cwd=self.box, env=self.env).exit, 0)
+
+    def queue(self, key):
+        """An event of the document, as a crawl makes one."""
+        self.publish(run([tool("crawl"), self.db.url + "/orders", "--doc", key], cwd=self.box, env=self.env).stdout)
+
+    def fetched(self, key):
+        """What it was each time."""
+        events = [json.loads(line) for f in sorted(self.box.glob("y/*.ndjson")) for line in f.read_text().splitlines()]
+        return [event.get("data") for event in events if event["subject"] == key]
+
+    def seen_until(self):
+        return run(["sqlite3", str(self.box / "s.docs"), "select value from about where name = cast('seen until etl' as blob)"]).stdout.strip()
+
+    def listen(self, *words):
+        self.start("--takeover", "1s", "--silence", "500ms", *words)
+
+    def seen(self, settled):
+        """The stream was whole when these positions were settled already."""
+        wait_for(lambda: self.seen_until().split()[2:] == [settled], what=f"the mark, of {self.seen_until()}, {self.errors()}")
+
+    def begin(self, *words):
+        self.listen(*words)
+        self.marker("first")
+        self.consume()
+        if words:
+            self.seen("0")
+        self.told_before = len(self.told())
+
+    def there_and_back(self, key, fetch=None):
+        before = self.db.get(["orders", key])
+        self.db.put(["orders", key], {"between": True})
+        if fetch is None:
+            self.queue(key)
+        else:
+            fetch()
+        self.consume()
+        self.assertEqual(self.fetched(key)[-1], {"between": True})
+        self.db.put(["orders", key], before)
+        return before
+
+    def told_again(self, *wanted):
+        """Besides what there_and_back() has put there."""
+        self.marker("second")
+        self.assertEqual([key for key, _ in self.told()[self.told_before:]], [*wanted, "second"], self.errors())
+
+    def test_without_the_option_it_stays(self):
+        key = self.keys()[0]
+        self.begin()
+        self.end(signal.SIGKILL)
+        self.there_and_back(key)
+        self.listen()
+        self.told_again(key)
+        self.consume()
+        self.assertEqual(self.fetched(key)[-1], {"between": True})
+
+    def test_it_is_told_again_after_a_kill_and_nothing_else_is(self):
+        key = self.keys()[0]
+        self.begin(*self.exchange)
+        self.end(signal.SIGKILL)
+        a = self.there_and_back(key)
+        self.listen(*self.exchange)
+        self.told_again(key, key)
+        self.assertIn("1 event may have been fetched while nobody listened", self.errors())
+        self.consume()
+        self.assertEqual(self.fetched(key)[-1], a)
+        self.seen("0-3")
+        self.end(signal.SIGKILL)
+        self.listen(*self.exchange)
+        self.marker("third")
+        self.assertEqual(len(self.told()), self.told_before + 4, "told a third time")
+
+    def test_after_a_stream_that_was_silent(self):
+        key = self.keys()[0]
+        self.begin(*self.exchange)
+        self.end()
+        self.listen(*self.exchange, "--silence", "4s")
+        begun = self.db.stats()["streams"]["begun"]
+        self.db.control(streams="silence")
+        a = self.there_and_back(key)
+        wait_for(lambda: self.db.stats()["streams"]["begun"] > begun, what="the next stream")
+        self.told_again(key, key)
+        self.consume()
+        self.assertEqual(self.fetched(key)[-1], a)
+
+    def test_a_deletion_that_was_made_again(self):
+        key = self.keys()[0]
+        a = self.db.get(["orders", key])
+        self.begin(*self.exchange)
+        self.end(signal.SIGKILL)
+        self.queue(key)
+        self.db.delete(["orders", key])
+        self.consume()
+        self.assertEqual(self.fetched(key)[-1], None)
+        self.db.put(["orders", key], a)
+        self.listen(*self.exchange)
+        self.told_again(key, key)
+        self.consume()
+        self.assertEqual(self.fetched(key)[-1], a)
+
+    def test_a_letter_that_is_replayed_meanwhile(self):
+        key = self.keys()[0]
+        self.begin(*self.exchange)
+        self.db.put(["orders", key], {"bad": True})
+        self.wait_told((key, WRITTEN))
+        self.consume()
+        self.assertEqual(self.fetched(key), [])
+        a = {"good": True}
+        self.db.put(["orders", key], a)
+        wait_for(lambda: self.told().count((key, WRITTEN)) == 2, what="the change")
+        self.consume()
+        self.seen("0-2")
+        self.end(signal.SIGKILL)
+        self.told_before = len(self.told())
+
+        def replay():
+            self.assertEqual(run([tool("dlq-replay"), "x/", "--as", "etl"], cwd=self.box, env=self.env).exit, 0)
+        self.there_and_back(key, replay)
+        self.listen(*self.exchange)
+        self.told_again(key)
+        self.consume()
+        self.assertEqual(self.fetched(key)[-1], a)
+
+    def test_what_nobody_can_have_fetched_is_not_told(self):
+        self.begin(*self.exchange)
+        self.end(signal.SIGKILL)
+        source = self.db.url + "/orders"
+        self.publish("".join(json.dumps({"specversion": "1.0", "id": f"{n}", "source": source, "type": WRITTEN, "subject": f"n{n}",
+                                         "dataref": f"{source}/n{n}.json"}) + "\n" for n in range(3000)))
+        self.told_before = len(self.told())
+        self.listen(*self.exchange)
+        self.marker("second")
+        again = [key for key, _ in self.told()[self.told_before:]]
+        self.assertEqual(again[:3], ["n0", "n1", "n2"])
+        self.assertLess(len(again), 1100)
+
+    def test_events_of_something_else_are_not_told(self):
+        self.begin(*self.exchange)
+        self.end(signal.SIGKILL)
+        self.publish("".join(json.dumps(event) + "\n" for event in (
+            {"specversion": "1.0", "id": "1", "source": "other", "type": "t", "subject": "a", "dataref": self.db.url + "/users/a.json"},
+            {"specversion": "1.0", "id": "2", "source": "other", "type": "t", "subject": "b", "dataref": self.db.url + "/orders/b.json"},
+            {"specversion": "1.0", "id": "3", "source": "other", "type": "t", "data": 1})))
+        self.consume()
+        self.told_before = len(self.told())
+        self.listen(*self.exchange)
+        self.told_again("b")
+
+    def test_a_subscriber_that_comes_later(self):
+        """At the first mark there was neither it nor the exchange."""
+        key = self.keys()[0]
+        self.listen(*self.exchange)
+        self.end(signal.SIGKILL)
+        self.told_before = 1  # what there_and_back() has put there
+        a = self.there_and_back(key)
+        self.listen(*self.exchange)
+        self.told_again(key)
+        self.consume()
+        self.assertEqual(self.fetched(key)[-1], a)
 
 
 class Many(Base):

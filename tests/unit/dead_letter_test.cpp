@@ -93,3 +93,15 @@ TEST_CASE("A letter of a plain pipe does not continue the half line that a kille
     CHECK(after.substr(begin == std::string::npos ? 0 : begin + 1).starts_with(R"({"line":7,)"));
   }
 }
+
+TEST_CASE("The end is that of the last whole line, however long a torn one is") {
+  TempFolder const folder;
+  std::string const path = folder / "dead.ndjson";
+  CHECK(*DeadLetters::end(path) == 0);
+  std::ofstream(path, std::ios::app) << "{}\n";
+  CHECK(*DeadLetters::end(path) == 3);
+  std::ofstream(path, std::ios::app) << std::string(200'000, 'x');
+  CHECK(*DeadLetters::end(path) == 3);
+  std::ofstream(path, std::ios::app) << "\n";
+  CHECK(*DeadLetters::end(path) == 200'004);
+}
