@@ -65,7 +65,7 @@ struct SqlWriter::State {
     }
     if (reader.deletion()) {
       if (table.sql.key.empty()) return Status::rejected("a deletion, and no --key says of what");
-      if (mapping.key.empty()) tables.tell("deletions go by the table's key; name another one with --key");
+      if (mapping.key.empty()) say_warning_once("deletions go by the table's key; name another one with --key");
       return pass([&] { return engine->remove(table.sql, table.values); });
     }
     if (mapping.conflict == SqlTable::Conflict::newer && !present(table.values[table.sql.version]))
@@ -75,14 +75,18 @@ struct SqlWriter::State {
     return pass([&] { return engine->write(table.sql, table.values); });
   }
 
-  bool sort_key(std::string_view packed, std::string& key) {
+  // The bytes of a key's columns: of all, or of those whose bytes tell keys apart.
+  bool key_bytes(std::string_view packed, bool all, std::string& key) {
     if (mapping.template_) return false;
     auto const opened = tables.open(mapping.table);
     RowTable const* const table = opened ? *opened : nullptr;
     if (table == nullptr || !table->unordered || table->sql.key.empty()) return false;
     reader.unpack(packed);
+    bool any = false;
     for (std::size_t const column : table->sql.key) {
       SqlColumn const& of_key = table->sql.columns[column];
+      if (!all && of_key.holds != SqlType::text && of_key.holds != SqlType::integer) continue;
+      any = true;
       SqlValue value;
       Value const& raw = reader.values()[table->from_mapping(column)];
       if (!present(raw) || !convert(of_key, raw, mapping.remove_nul, scratch, value).ok()) return false;
@@ -96,7 +100,7 @@ struct SqlWriter::State {
         return false;  // 1 and 1.0 are the same key
       }
     }
-    return true;
+    return any;
   }
 
   Status show(Record const& record, std::string& out) {
@@ -139,6 +143,9 @@ Status SqlWriter::connect() {
   return state_->tables.begin();
 }
 
+bool SqlWriter::connected() const { return state_->engine->connected(); }
+void SqlWriter::confine(std::vector<unsigned> parts) { state_->engine->confine(std::move(parts)); }
+
 bool SqlWriter::packs() const { return !state_->mapping.columns.empty(); }
 Status SqlWriter::pack(Record const& record, std::string& packed) { return state_->packer.pack(record, packed); }
 
@@ -164,7 +171,8 @@ Status SqlWriter::write(std::string_view packed) {
   return state_->write();
 }
 
-bool SqlWriter::sort_key(std::string_view packed, std::string& key) { return state_->sort_key(packed, key); }
+bool SqlWriter::sort_key(std::string_view packed, std::string& key) { return state_->key_bytes(packed, true, key); }
+bool SqlWriter::part_key(std::string_view packed, std::string& key) { return state_->key_bytes(packed, false, key); }
 Status SqlWriter::commit() { return state_->engine->commit(); }
 
 std::optional<std::size_t> SqlWriter::blamed() const {

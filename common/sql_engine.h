@@ -49,6 +49,10 @@ class SqlEngine {
  public:
   virtual ~SqlEngine() = default;
   [[nodiscard]] virtual Status connect() = 0;
+  [[nodiscard]] virtual bool connected() const { return true; }
+  // The transactions from here on have keys of these parts only, in rising order; none: of all. Of one writer's, those
+  // that share a part follow each other.
+  virtual void confine(std::vector<unsigned> parts) { (void)parts; }
 
   struct Found {
     std::vector<SqlColumn> columns;  // that can be written

@@ -41,15 +41,17 @@ class Postgres final : public SqlEngine {
     if (Status status = pg_.connect(); !status.ok()) return status;
     return look();
   }
+  [[nodiscard]] bool connected() const override { return pg_.connected(); }
+  void confine(std::vector<unsigned> parts) override { parts_ = std::move(parts); }
 
   Result<std::optional<Found>> find(std::string const& table, std::string const& mark) override {
     auto read = read_pg_table(pg_, table, mark);
     if (!read) return read.status();
     if (*read == nullptr) return std::optional<Found>{};
     PgTable const& there = **read;
-    if (there.unlogged && told_.insert(table).second)
-      say_warning(fmt::format("{}: table {} is unlogged: what it forgets in a crash is not delivered again", pg_.name(),
-                              table));
+    if (there.unlogged)
+      say_warning_once(fmt::format("{}: table {} is unlogged: what it forgets in a crash is not delivered again",
+                                   pg_.name(), table));
     Found found;
     for (PgColumn const& column : there.columns) found.columns.push_back({column.name, column.holds, SqlType::any});
     found.primary_key = there.primary_key;
@@ -146,7 +148,7 @@ class Postgres final : public SqlEngine {
     auto rows = pg_.query("SELECT current_setting('fsync')", {});
     if (!rows) return looked_ = false, rows.status();
     if (rows->at(0).at(0) == "off")
-      say_warning(fmt::format("{}: fsync is off: what it forgets in a crash is not delivered again", pg_.name()));
+      say_warning_once(fmt::format("{}: fsync is off: what it forgets in a crash is not delivered again", pg_.name()));
     return {};
   }
 
@@ -207,13 +209,18 @@ class Postgres final : public SqlEngine {
 
   // A transaction that a killed run of this writer has left in the server holds it, and may still commit: then its rows
   // are older than ours. It ends by itself when the server finds its client gone.
+  // With parts of the keys, each has a lock, and the one of all is shared: with whatever number of connections the
+  // earlier run had.
   Status lock() {
     if (writer_.empty()) return {};
-    std::string const sql = fmt::format(
-        "SET LOCAL lock_timeout TO '20s'; SELECT pg_advisory_xact_lock(hashtextextended({},0)); SET LOCAL lock_timeout "
-        "TO DEFAULT",
-        pg_literal("inflight " + writer_));
-    Status status = pg_.execute(sql);
+    auto const taken = [&](std::string_view how, std::string const& part) {
+      return fmt::format("pg_advisory_xact_lock{}(hashtextextended({},0))", how,
+                         pg_literal("inflight " + writer_ + part));
+    };
+    std::string locks = taken(parts_.empty() ? "" : "_shared", "");
+    for (unsigned const part : parts_) locks += "," + taken("", fmt::format("\n{}", part));
+    Status status =
+        pg_.execute("SET LOCAL lock_timeout TO '20s'; SELECT " + locks + "; SET LOCAL lock_timeout TO DEFAULT");
     if (pg_.error().state == "55P03" && !status.ok())
       return Status::temporary(
           fmt::format("{}: a transaction that an earlier run has left behind is still open", pg_.name()));
@@ -264,9 +271,9 @@ class Postgres final : public SqlEngine {
 
   Pg pg_;
   std::string writer_;
-  bool looked_ = false;   // and told
-  bool changed_ = false;  // begin() is to say so
-  std::set<std::string> told_;
+  std::vector<unsigned> parts_;
+  bool looked_ = false;                                          // and told
+  bool changed_ = false;                                         // begin() is to say so
   std::map<std::string, std::shared_ptr<PgTable const>> known_;  // by the name that a row gives it
 
   // of a transaction
