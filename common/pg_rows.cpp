@@ -91,10 +91,8 @@ PgRows::Group& PgRows::group_for(Group::Kind kind, bool any_shape, std::span<Val
   std::string key;
   bool certain = true;
   for (std::size_t const i : sql->key) {
-    certain = certain && column(i).whole_text;
-    std::string text;
-    certain = certain && append_pg_text(text, column(i).type, {}, values[i], {sql->remove_nul, true}).ok();
-    key += text + '\t';
+    certain =
+        certain && column(i).whole_text && append_key_text(key, column(i), sql->columns[i], values[i], sql->remove_nul);
   }
   std::size_t first = groups.size() - 1;
   if (certain) {
@@ -108,6 +106,20 @@ PgRows::Group& PgRows::group_for(Group::Kind kind, bool any_shape, std::span<Val
   }
   if (certain) last_[key] = groups.size();
   return add();
+}
+
+bool append_key_text(std::string& key, PgColumn const& column, SqlColumn const& as, Value const& value,
+                     bool remove_nul) {
+  std::string text;
+  if (!append_pg_text(text, column.type, as, value, {remove_nul, true}).ok()) text.clear();  // it will be rejected
+  if (column.type.kind == PgKind::integer) {
+    std::string_view const digits = std::string_view(text).substr(text.starts_with('-') ? 1 : 0);
+    bool const usual = !digits.empty() && digits.find_first_not_of("0123456789") == std::string_view::npos &&
+                       (digits[0] != '0' || text == "0");
+    if (!usual) return false;
+  }
+  key += text + '\t';
+  return true;
 }
 
 std::vector<std::reference_wrapper<PgRows>> in_order(std::vector<PgRows>& tables) {

@@ -66,6 +66,11 @@ struct PgRows {
   std::string line_;
 };
 
+// Appends what equal values of a column that has PgColumn::whole_text have in common, and no others. False: it cannot
+// be told, of a whole number that is written in an unusual way.
+[[nodiscard]] bool append_key_text(std::string& key, PgColumn const& column, SqlColumn const& as, Value const& value,
+                                   bool remove_nul);
+
 // Parents before their children; where only rows are removed, after them. Otherwise by name: two writers take locks in
 // one order.
 [[nodiscard]] std::vector<std::reference_wrapper<PgRows>> in_order(std::vector<PgRows>& tables);

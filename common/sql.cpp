@@ -75,18 +75,14 @@ struct SqlWriter::State {
     return pass([&] { return engine->write(table.sql, table.values); });
   }
 
-  // The bytes of a key's columns: of all, or of those whose bytes tell keys apart.
-  bool key_bytes(std::string_view packed, bool all, std::string& key) {
+  bool sort_key(std::string_view packed, std::string& key) {
     if (mapping.template_) return false;
     auto const opened = tables.open(mapping.table);
     RowTable const* const table = opened ? *opened : nullptr;
     if (table == nullptr || !table->unordered || table->sql.key.empty()) return false;
     reader.unpack(packed);
-    bool any = false;
     for (std::size_t const column : table->sql.key) {
       SqlColumn const& of_key = table->sql.columns[column];
-      if (!all && of_key.holds != SqlType::text && of_key.holds != SqlType::integer) continue;
-      any = true;
       SqlValue value;
       Value const& raw = reader.values()[table->from_mapping(column)];
       if (!present(raw) || !convert(of_key, raw, mapping.remove_nul, scratch, value).ok()) return false;
@@ -100,7 +96,18 @@ struct SqlWriter::State {
         return false;  // 1 and 1.0 are the same key
       }
     }
-    return any;
+    return true;
+  }
+
+  bool part_key(std::string_view packed, std::string& key) {
+    auto const opened = tables.open(mapping.table);
+    RowTable* const table = opened ? *opened : nullptr;
+    if (table == nullptr || table->sql.key.empty()) return false;
+    reader.unpack(packed);
+    table->values.assign(table->sql.columns.size(), {});
+    for (std::size_t const column : table->sql.key)
+      table->values[column] = reader.values()[table->from_mapping(column)];
+    return engine->part_key(table->sql, table->values, key);
   }
 
   Status show(Record const& record, std::string& out) {
@@ -143,8 +150,17 @@ Status SqlWriter::connect() {
   return state_->tables.begin();
 }
 
-bool SqlWriter::connected() const { return state_->engine->connected(); }
-void SqlWriter::confine(std::vector<unsigned> parts) { state_->engine->confine(std::move(parts)); }
+Status SqlWriter::shareable() const {
+  SqlMapping const& mapping = state_->mapping;
+  if (mapping.url.starts_with("sqlite:")) return Status::usage("SQLite has one writer at a time");
+  if (mapping.columns.empty()) return Status::usage("it needs --column, which says where a record has its key");
+  if (mapping.template_) return Status::usage("rows of several tables keep their order: --table must name one");
+  return {};
+}
+
+bool SqlWriter::part_key(std::string_view packed, std::string& key) { return state_->part_key(packed, key); }
+Status SqlWriter::fence() { return state_->engine->fence(); }
+void SqlWriter::share(bool among_several) { state_->engine->share(among_several); }
 
 bool SqlWriter::packs() const { return !state_->mapping.columns.empty(); }
 Status SqlWriter::pack(Record const& record, std::string& packed) { return state_->packer.pack(record, packed); }
@@ -171,8 +187,7 @@ Status SqlWriter::write(std::string_view packed) {
   return state_->write();
 }
 
-bool SqlWriter::sort_key(std::string_view packed, std::string& key) { return state_->key_bytes(packed, true, key); }
-bool SqlWriter::part_key(std::string_view packed, std::string& key) { return state_->key_bytes(packed, false, key); }
+bool SqlWriter::sort_key(std::string_view packed, std::string& key) { return state_->sort_key(packed, key); }
 Status SqlWriter::commit() { return state_->engine->commit(); }
 
 std::optional<std::size_t> SqlWriter::blamed() const {

@@ -8,7 +8,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "common/record.h"
 #include "common/sql_row.h"
@@ -24,9 +23,12 @@ class SqlWriter {
   ~SqlWriter();
 
   [[nodiscard]] Status connect();
-  [[nodiscard]] bool connected() const;
-  // SqlEngine::confine().
-  void confine(std::vector<unsigned> parts);
+
+  // SqlEngine's, for several writers of the same options. Code::usage: there can only be one.
+  [[nodiscard]] Status shareable() const;
+  [[nodiscard]] bool part_key(std::string_view packed, std::string& key);
+  [[nodiscard]] Status fence();
+  void share(bool among_several);
 
   // Where the options name columns, a record can be packed into few bytes before it is written. pack() and show() may
   // be called by another thread than the rest.
@@ -42,9 +44,6 @@ class SqlWriter {
   // rows of equal bytes must keep their order. False where the order of rows may matter (foreign keys, triggers, other
   // unique columns, keys that compare otherwise than by their bytes): then none is to be changed.
   [[nodiscard]] bool sort_key(std::string_view packed, std::string& key);
-  // Appends bytes that are the same for rows of the same key, though others may have them too. False as above, or where
-  // equal keys may be written in different ways.
-  [[nodiscard]] bool part_key(std::string_view packed, std::string& key);
   [[nodiscard]] Status commit();
   // After a commit() that was rejected: which call of write() in this transaction, counted from 0, is at fault, where
   // that is known.

@@ -41,8 +41,30 @@ class Postgres final : public SqlEngine {
     if (Status status = pg_.connect(); !status.ok()) return status;
     return look();
   }
-  [[nodiscard]] bool connected() const override { return pg_.connected(); }
-  void confine(std::vector<unsigned> parts) override { parts_ = std::move(parts); }
+
+  bool part_key(SqlTable const& table, std::span<Value const> values, std::string& key) override {
+    PgTable const& there = *known_.at(table.name);
+    bool any = false;
+    for (std::size_t const i : table.key) {
+      PgColumn const& column = *there.column(table.columns[i].name);
+      if (!column.whole_text) continue;
+      any = true;
+      if (!append_key_text(key, column, table.columns[i], values[i], table.remove_nul)) return false;
+    }
+    if (any && there.unordered) return true;
+    say_warning_once(
+        fmt::format("{}: the order of rows may matter to table {}: one connection is used", pg_.name(), table.name));
+    return false;
+  }
+
+  Status fence() override {
+    Status status = pg_.execute("BEGIN");
+    if (status.ok()) status = lock(false);
+    rollback();
+    return status;
+  }
+
+  void share(bool among_several) override { shared_ = among_several; }
 
   Result<std::optional<Found>> find(std::string const& table, std::string const& mark) override {
     auto read = read_pg_table(pg_, table, mark);
@@ -123,7 +145,7 @@ class Postgres final : public SqlEngine {
       }
     }
     if (number_ == 0) return {};  // no row was good
-    if (Status status = lock(); !status.ok()) return told(std::move(status));
+    if (Status status = lock(shared_); !status.ok()) return told(std::move(status));
     Status status = pg_.execute(store + "COMMIT");
     if (status.ok() && pg_.tag() != "COMMIT")
       status = Status::defect(fmt::format("{}: ended with {}", pg_.name(), pg_.tag()));
@@ -209,18 +231,13 @@ class Postgres final : public SqlEngine {
 
   // A transaction that a killed run of this writer has left in the server holds it, and may still commit: then its rows
   // are older than ours. It ends by itself when the server finds its client gone.
-  // With parts of the keys, each has a lock, and the one of all is shared: with whatever number of connections the
-  // earlier run had.
-  Status lock() {
+  Status lock(bool shared) {
     if (writer_.empty()) return {};
-    auto const taken = [&](std::string_view how, std::string const& part) {
-      return fmt::format("pg_advisory_xact_lock{}(hashtextextended({},0))", how,
-                         pg_literal("inflight " + writer_ + part));
-    };
-    std::string locks = taken(parts_.empty() ? "" : "_shared", "");
-    for (unsigned const part : parts_) locks += "," + taken("", fmt::format("\n{}", part));
-    Status status =
-        pg_.execute("SET LOCAL lock_timeout TO '20s'; SELECT " + locks + "; SET LOCAL lock_timeout TO DEFAULT");
+    std::string const sql = fmt::format(
+        "SET LOCAL lock_timeout TO '20s'; SELECT pg_advisory_xact_lock{}(hashtextextended({},0)); SET LOCAL "
+        "lock_timeout TO DEFAULT",
+        shared ? "_shared" : "", pg_literal("inflight " + writer_));
+    Status status = pg_.execute(sql);
     if (pg_.error().state == "55P03" && !status.ok())
       return Status::temporary(
           fmt::format("{}: a transaction that an earlier run has left behind is still open", pg_.name()));
@@ -271,9 +288,9 @@ class Postgres final : public SqlEngine {
 
   Pg pg_;
   std::string writer_;
-  std::vector<unsigned> parts_;
   bool looked_ = false;                                          // and told
   bool changed_ = false;                                         // begin() is to say so
+  bool shared_ = false;                                          // share()
   std::map<std::string, std::shared_ptr<PgTable const>> known_;  // by the name that a row gives it
 
   // of a transaction

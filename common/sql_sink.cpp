@@ -1,24 +1,24 @@
 #include "common/sql_sink.h"
 
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <numeric>
 #include <thread>
 #include <utility>
 
+#include "common/messages.h"
+#include "common/xxh.h"
+
 namespace inflight {
 
 namespace {
 
 constexpr std::size_t kSmallest = 32;  // a batch in which a row is at fault goes on in no smaller ones
-// Of all keys, however many lanes there are: a part is what transactions wait for each other by.
-constexpr unsigned kParts = 32;
-constexpr std::size_t kWorth = 64;  // fewer records are one transaction
+constexpr std::size_t kWorth = 64;     // fewer records are one transaction
 constexpr Duration kClosed = std::chrono::seconds(30);
 
-// What says most of a batch: a defect, what the operator must mend, a row that is bad, what is waited for.
+// Which of the lanes' answers is the batch's: a defect, what the operator must mend, a bad row, what is waited for.
 int weight(Status const& status) {
   switch (status.code()) {
     case Code::ok:
@@ -34,29 +34,38 @@ int weight(Status const& status) {
   }
 }
 
+// Otherwise its transaction may still be under way in the server.
+bool is_over(Status const& delivered) { return delivered.ok() || delivered.code() == Code::rejected; }
+
 }  // namespace
 
 // ---- one connection
 
-Status SqlLane::deliver(std::span<SinkRecord const> batch, std::vector<std::size_t> mine_of_it, Outcomes& outcomes) {
-  order_ = std::move(mine_of_it);
-  sorted_ = false;
-  std::vector<std::string> faults(batch.size());
+Status SqlLane::open() {
+  if (opened_) return writer.begin();
+  Status connected = writer.connect();
+  opened_ = connected.ok();
+  return connected;
+}
+
+Status SqlLane::deliver(std::span<SinkRecord const> batch, Outcomes& outcomes) {
+  faults_.assign(order_.size(), "");
   std::size_t step = order_.size();
+  bool sorted = false;
   for (std::size_t from = 0; from < order_.size();) {
     std::size_t const to = std::min(order_.size(), from + std::min(step, order_.size()));
+    if (Status begun = writer.begin(); !begun.ok()) return begun;
+    if (!std::exchange(sorted, true)) sort(batch);
     std::optional<std::size_t> blamed;
-    Status const stored = store(batch, from, to, faults, blamed);
+    Status const stored = store(batch, from, to, blamed);
     if (blamed) {
-      faults[order_[*blamed]] = stored.what();
+      faults_[*blamed] = stored.what();
       step = std::max(kSmallest, *blamed - from + 1);
       continue;
     }
     if (!stored.ok()) return stored;
-    for (std::size_t n = from; n < to; ++n) {
-      std::size_t const i = order_[n];
-      faults[i].empty() ? outcomes.stored(i) : outcomes.rejected(i, std::move(faults[i]));
-    }
+    for (std::size_t n = from; n < to; ++n)
+      faults_[n].empty() ? outcomes.stored(order_[n]) : outcomes.rejected(order_[n], std::move(faults_[n]));
     from = to;
     step *= 2;
   }
@@ -65,34 +74,32 @@ Status SqlLane::deliver(std::span<SinkRecord const> batch, std::vector<std::size
 
 // Those from `from` to `to`, in order_, that are not known to be at fault.
 Status SqlLane::store(std::span<SinkRecord const> batch, std::size_t from, std::size_t to,
-                      std::vector<std::string>& faults, std::optional<std::size_t>& blamed) {
-  if (Status begun = writer_.begin(); !begun.ok()) return begun;
-  if (!std::exchange(sorted_, true)) sort(batch);
+                      std::optional<std::size_t>& blamed) {
   Status stored;
   written_.clear();
   for (std::size_t n = from; n < to && stored.ok(); ++n) {
-    std::size_t const i = order_[n];
-    if (!faults[i].empty()) continue;
+    if (!faults_[n].empty()) continue;
+    SinkRecord const& record = batch[order_[n]];
     written_.push_back(n);
-    stored = writer_.packs() ? writer_.write(batch[i].kept) : writer_.write(batch[i].record);
+    stored = writer.packs() ? writer.write(record.kept) : writer.write(record.record);
     if (stored.code() != Code::rejected) continue;
-    faults[i] = stored.what();
+    faults_[n] = stored.what();
     stored = {};
   }
   if (stored.ok()) {
-    stored = writer_.commit();
-    if (auto const call = writer_.blamed(); call && stored.code() == Code::rejected) blamed = written_[*call];
+    stored = writer.commit();
+    if (auto const call = writer.blamed(); call && stored.code() == Code::rejected) blamed = written_[*call];
   }
-  if (!stored.ok()) writer_.rollback();
+  if (!stored.ok()) writer.rollback();
   return stored;
 }
 
 void SqlLane::sort(std::span<SinkRecord const> batch) {
-  if (!writer_.packs()) return;
+  if (!writer.packs()) return;
   keys_.clear();
   ends_.clear();
   for (std::size_t const i : order_) {
-    if (!writer_.sort_key(batch[i].kept, keys_)) return;
+    if (!writer.sort_key(batch[i].kept, keys_)) return;
     ends_.push_back(keys_.size());
   }
   auto key = [&](std::size_t n) {
@@ -111,75 +118,76 @@ void SqlLane::sort(std::span<SinkRecord const> batch) {
 Result<std::unique_ptr<SqlSink>> SqlSink::make(SqlOptions const& options, std::size_t max_in_flight, Clock& clock) {
   if (max_in_flight == 0 || max_in_flight > kMostLanes)
     return Status::usage(fmt::format("--max-in-flight: 1 to {}", kMostLanes));
-  if (max_in_flight > 1 && options.url.starts_with("sqlite:"))
-    return Status::usage("--max-in-flight: SQLite has one writer at a time");
-  if (max_in_flight > 1 && options.columns.empty())
-    return Status::usage("--max-in-flight: rows are told apart by their key beforehand: it needs --column");
   std::unique_ptr<SqlSink> sink(new SqlSink(clock));
   for (std::size_t n = 0; n < max_in_flight; ++n) {
     auto writer = SqlWriter::make(options);
     if (!writer) return writer.status();
     sink->lanes_.push_back(std::make_unique<SqlLane>(std::move(*writer)));
   }
+  if (Status several = sink->first().writer.shareable(); max_in_flight > 1 && !several.ok())
+    return Status::usage(fmt::format("--max-in-flight: {}", several.what()));
   return sink;
 }
 
 Status SqlSink::deliver(std::span<SinkRecord const> batch, Outcomes& outcomes) {
-  SqlLane& first = *lanes_[0];
-  auto const shared = share_out(batch);
-  if (!shared) return shared.status();
-  if (!*shared) {
-    first.writer().confine({});
-    std::vector<std::size_t> all(batch.size());
-    std::iota(all.begin(), all.end(), std::size_t{0});
-    return first.deliver(batch, std::move(all), outcomes);
+  open_ = {&first()};
+  if (lanes_.size() > 1 && batch.size() >= kWorth) {
+    if (Status opened = open_lanes(); !opened.ok()) return opened;
   }
-  auto run = [&](SqlLane& lane) {
-    lane.writer().confine(lane.parts);
-    lane.status = lane.deliver(batch, std::move(lane.mine), outcomes);
-  };
+  bool const shared = open_.size() > 1 && share_out(batch);
+  first().writer.share(shared);
+  if (!shared) {
+    first().clear();
+    for (std::size_t i = 0; i < batch.size(); ++i) first().add(i);
+    Status delivered = first().deliver(batch, outcomes);
+    fenced_ = fenced_ && is_over(delivered);
+    return delivered;
+  }
+  if (!fenced_) {
+    if (Status fence = first().writer.fence(); !fence.ok()) return fence;
+    fenced_ = true;
+  }
   std::vector<std::thread> threads;
-  for (SqlLane* const lane : open_) {
-    if (lane != &first && !lane->mine.empty()) threads.emplace_back([&run, lane] { run(*lane); });
+  for (std::size_t n = 1; n < open_.size(); ++n) {
+    open_[n]->writer.share(true);
+    threads.emplace_back([&, lane = open_[n]] { lane->status = lane->deliver(batch, outcomes); });
   }
-  if (!first.mine.empty()) run(first);
+  first().status = first().deliver(batch, outcomes);
   for (std::thread& thread : threads) thread.join();
   Status worst;
   for (SqlLane* const lane : open_) {
     if (weight(lane->status) > weight(worst)) worst = lane->status;
-    if (lane != &first && lane->status.code() == Code::temporary && !lane->writer().connected())
-      lane->closed_until = clock_.steady() + kClosed;
+    fenced_ = fenced_ && is_over(lane->status);
   }
   return worst;
 }
 
-Result<bool> SqlSink::share_out(std::span<SinkRecord const> batch) {
-  if (lanes_.size() == 1 || batch.size() < kWorth) return false;
-  open_.clear();
-  for (auto const& lane : lanes_) {
-    lane->mine.clear();
-    lane->parts.clear();
-    lane->status = {};
-    if (lane == lanes_[0] || lane->closed_until <= clock_.steady()) open_.push_back(lane.get());
+// The first lane must have its connection; without the others it goes on alone.
+Status SqlSink::open_lanes() {
+  if (Status opened = first().open(); !opened.ok()) return opened;
+  for (std::size_t n = 1; n < lanes_.size(); ++n) {
+    SqlLane& lane = *lanes_[n];
+    if (lane.closed_until > clock_.steady()) continue;
+    if (Status opened = lane.open(); opened.ok()) {
+      open_.push_back(&lane);
+    } else {
+      lane.closed_until = clock_.steady() + kClosed;
+      say_warning_once(fmt::format("goes on with fewer connections: {}", opened.what()));
+    }
   }
-  if (open_.size() == 1) return false;
-  SqlWriter& writer = lanes_[0]->writer();
-  if (Status begun = writer.begin(); !begun.ok()) return begun;
+  return {};
+}
+
+// False: the rows must stay in one transaction.
+bool SqlSink::share_out(std::span<SinkRecord const> batch) {
+  for (SqlLane* const lane : open_) lane->clear();
   std::string key;
-  std::vector<bool> used(kParts, false);
-  bool shared = true;
-  for (std::size_t i = 0; i < batch.size() && shared; ++i) {
+  for (std::size_t i = 0; i < batch.size(); ++i) {
     key.clear();
-    shared = writer.part_key(batch[i].kept, key);
-    std::uint64_t const part = shared ? XXH3_64bits(key.data(), key.size()) % kParts : 0;
-    open_[part % open_.size()]->mine.push_back(i);
-    used[part] = true;
+    if (!first().writer.part_key(batch[i].kept, key)) return false;
+    open_[hash64(key) % open_.size()]->add(i);
   }
-  writer.rollback();
-  for (unsigned part = 0; part < kParts; ++part) {
-    if (used[part]) open_[part % open_.size()]->parts.push_back(part);
-  }
-  return shared;
+  return true;
 }
 
 }  // namespace inflight
