@@ -94,18 +94,19 @@ PgRows::Group& PgRows::group_for(Group::Kind kind, bool any_shape, std::span<Val
     certain =
         certain && column(i).whole_text && append_key_text(key, column(i), sql->columns[i], values[i], sql->remove_nul);
   }
-  std::size_t first = groups.size() - 1;
+  std::size_t into = groups.size() - 1;
   if (certain) {
     auto const known = last_.find(key);
-    first = known == last_.end() ? 0 : known->second;
+    into = std::max(uncertain_, known == last_.end() ? 0 : known->second);
   }
-  for (std::size_t i = first; i < groups.size(); ++i) {
-    if (!fits(groups[i])) continue;
-    if (i > 0 && certain) last_[key] = i;
-    return groups[i];
+  while (into < groups.size() && !fits(groups[into])) ++into;
+  if (into == groups.size()) groups.push_back({kind, {}});
+  if (!certain) {
+    uncertain_ = into;
+  } else if (into > 0) {
+    last_[key] = into;
   }
-  if (certain) last_[key] = groups.size();
-  return add();
+  return groups[into];
 }
 
 bool append_key_text(std::string& key, PgColumn const& column, SqlColumn const& as, Value const& value,

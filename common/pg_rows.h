@@ -62,6 +62,7 @@ struct PgRows {
   [[nodiscard]] std::string not_older(std::string_view than) const;
 
   std::unordered_map<std::string, std::size_t> last_;  // a key, and the last group after the first that it is in
+  std::size_t uncertain_ = 0;                          // the last group with a row whose key may be any
   std::vector<char> shape_;                            // of the row at hand
   std::string line_;
 };

@@ -147,8 +147,11 @@ Result<SqlWriter> SqlWriter::make(SqlOptions const& options) {
 
 Status SqlWriter::connect() {
   if (Status status = state_->engine->connect(); !status.ok()) return status;
+  state_->tables.forget();
   return state_->tables.begin();
 }
+
+bool SqlWriter::connected() { return state_->engine->connected(); }
 
 Status SqlWriter::shareable() const {
   SqlMapping const& mapping = state_->mapping;

@@ -23,6 +23,7 @@ class SqlWriter {
   ~SqlWriter();
 
   [[nodiscard]] Status connect();
+  [[nodiscard]] bool connected();
 
   // SqlEngine's, for several writers of the same options. Code::usage: there can only be one.
   [[nodiscard]] Status shareable() const;

@@ -49,6 +49,8 @@ class SqlEngine {
  public:
   virtual ~SqlEngine() = default;
   [[nodiscard]] virtual Status connect() = 0;
+  // Whether it need not be called again; begin() would.
+  [[nodiscard]] virtual bool connected() { return true; }
 
   // Several engines of one writer may store the rows of a batch at the same time, each those of other keys. part_key()
   // appends bytes by which they are shared out: rows of equal keys have the same. False: they must stay in one

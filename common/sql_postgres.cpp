@@ -42,6 +42,8 @@ class Postgres final : public SqlEngine {
     return look();
   }
 
+  bool connected() override { return pg_.connected() && !pg_.in_transaction(); }
+
   bool part_key(SqlTable const& table, std::span<Value const> values, std::string& key) override {
     PgTable const& there = *known_.at(table.name);
     bool any = false;
@@ -95,7 +97,7 @@ class Postgres final : public SqlEngine {
     rows_ = 0;
     blamed_.reset();
     changed = std::exchange(changed_, false);
-    if (pg_.connected() && !pg_.in_transaction()) return {};
+    if (connected()) return {};
     changed = true;
     return connect();
   }

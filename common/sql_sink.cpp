@@ -42,7 +42,7 @@ bool is_over(Status const& delivered) { return delivered.ok() || delivered.code(
 // ---- one connection
 
 Status SqlLane::open() {
-  if (opened_) return writer.begin();
+  if (opened_ && writer.connected()) return {};
   Status connected = writer.connect();
   opened_ = connected.ok();
   return connected;
@@ -122,37 +122,30 @@ Result<std::unique_ptr<SqlSink>> SqlSink::make(SqlOptions const& options, std::s
   for (std::size_t n = 0; n < max_in_flight; ++n) {
     auto writer = SqlWriter::make(options);
     if (!writer) return writer.status();
-    sink->lanes_.push_back(std::make_unique<SqlLane>(std::move(*writer)));
+    sink->order_.push_back(sink->lanes_.emplace_back(std::make_unique<SqlLane>(std::move(*writer))).get());
   }
-  if (Status several = sink->first().writer.shareable(); max_in_flight > 1 && !several.ok())
+  if (Status several = sink->lanes_[0]->writer.shareable(); max_in_flight > 1 && !several.ok())
     return Status::usage(fmt::format("--max-in-flight: {}", several.what()));
   return sink;
 }
 
 Status SqlSink::deliver(std::span<SinkRecord const> batch, Outcomes& outcomes) {
-  open_ = {&first()};
-  if (lanes_.size() > 1 && batch.size() >= kWorth) {
-    if (Status opened = open_lanes(); !opened.ok()) return opened;
-  }
-  bool const shared = open_.size() > 1 && share_out(batch);
-  first().writer.share(shared);
-  if (!shared) {
-    first().clear();
-    for (std::size_t i = 0; i < batch.size(); ++i) first().add(i);
-    Status delivered = first().deliver(batch, outcomes);
-    fenced_ = fenced_ && is_over(delivered);
-    return delivered;
-  }
-  if (!fenced_) {
-    if (Status fence = first().writer.fence(); !fence.ok()) return fence;
+  if (Status opened = open(batch.size() < kWorth ? 1 : lanes_.size()); !opened.ok()) return opened;
+  SqlLane& first = *open_[0];
+  if (open_.size() == 1 || !share_out(batch)) {
+    open_ = {&first};
+    first.clear();
+    for (std::size_t i = 0; i < batch.size(); ++i) first.add(i);
+  } else if (!fenced_) {
+    if (Status fence = first.writer.fence(); !fence.ok()) return fence;
     fenced_ = true;
   }
   std::vector<std::thread> threads;
-  for (std::size_t n = 1; n < open_.size(); ++n) {
-    open_[n]->writer.share(true);
-    threads.emplace_back([&, lane = open_[n]] { lane->status = lane->deliver(batch, outcomes); });
+  for (SqlLane* const lane : open_) {
+    lane->writer.share(open_.size() > 1);
+    if (lane != &first) threads.emplace_back([&, lane] { lane->status = lane->deliver(batch, outcomes); });
   }
-  first().status = first().deliver(batch, outcomes);
+  first.status = first.deliver(batch, outcomes);
   for (std::thread& thread : threads) thread.join();
   Status worst;
   for (SqlLane* const lane : open_) {
@@ -162,14 +155,17 @@ Status SqlSink::deliver(std::span<SinkRecord const> batch, Outcomes& outcomes) {
   return worst;
 }
 
-// The first lane must have its connection; without the others it goes on alone.
-Status SqlSink::open_lanes() {
-  if (Status opened = first().open(); !opened.ok()) return opened;
-  for (std::size_t n = 1; n < lanes_.size(); ++n) {
-    SqlLane& lane = *lanes_[n];
-    if (lane.closed_until > clock_.steady()) continue;
+// As many lanes as there are connections for, one of them at least.
+Status SqlSink::open(std::size_t wanted) {
+  open_.clear();
+  for (std::size_t n = 0; n < order_.size() && open_.size() < wanted; ++n) {
+    SqlLane& lane = *order_[n];
+    if (!open_.empty() && lane.closed_until > clock_.steady()) continue;
     if (Status opened = lane.open(); opened.ok()) {
       open_.push_back(&lane);
+    } else if (open_.empty()) {
+      std::rotate(order_.begin(), order_.begin() + 1, order_.end());  // another may have one
+      return opened;
     } else {
       lane.closed_until = clock_.steady() + kClosed;
       say_warning_once(fmt::format("goes on with fewer connections: {}", opened.what()));
@@ -184,7 +180,7 @@ bool SqlSink::share_out(std::span<SinkRecord const> batch) {
   std::string key;
   for (std::size_t i = 0; i < batch.size(); ++i) {
     key.clear();
-    if (!first().writer.part_key(batch[i].kept, key)) return false;
+    if (!open_[0]->writer.part_key(batch[i].kept, key)) return false;
     open_[hash64(key) % open_.size()]->add(i);
   }
   return true;

@@ -54,22 +54,24 @@ class SqlSink final : public Sink {
   [[nodiscard]] static Result<std::unique_ptr<SqlSink>> make(SqlOptions const& options, std::size_t max_in_flight,
                                                              Clock& clock);
 
-  Status connect() override { return first().open(); }
+  Status connect() override { return open(1); }
   bool keeps() const override { return lanes_[0]->writer.packs(); }
-  Status keep(Record const& record, std::string& kept) override { return first().writer.pack(record, kept); }
+  Status keep(Record const& record, std::string& kept) override { return lanes_[0]->writer.pack(record, kept); }
   Status deliver(std::span<SinkRecord const> batch, Outcomes& outcomes) override;
-  Status show(SinkRecord const& record, std::string& out) override { return first().writer.show(record.record, out); }
+  Status show(SinkRecord const& record, std::string& out) override {
+    return lanes_[0]->writer.show(record.record, out);
+  }
 
  private:
   explicit SqlSink(Clock& clock) : clock_(clock) {}
-  SqlLane& first() { return *lanes_[0]; }
-  Status open_lanes();
+  Status open(std::size_t wanted);
   bool share_out(std::span<SinkRecord const> batch);
 
   Clock& clock_;
   std::vector<std::unique_ptr<SqlLane>> lanes_;
-  std::vector<SqlLane*> open_;
-  bool fenced_ = false;  // no transaction is left of an earlier run, or of a lost connection
+  std::vector<SqlLane*> order_;  // in which they are opened
+  std::vector<SqlLane*> open_;   // for the batch at hand
+  bool fenced_ = false;          // no transaction is left of an earlier run, or of a lost connection
 };
 
 }  // namespace inflight
