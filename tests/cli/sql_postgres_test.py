@@ -532,13 +532,13 @@ class Both:
         self.sql("CREATE TABLE parent(id int PRIMARY KEY); INSERT INTO parent VALUES(1);"
                  "CREATE TABLE record(k int PRIMARY KEY, v int NOT NULL CHECK(v >= 0), p int REFERENCES parent)")
         records = [{"delivery": f"k7:{n}", "k": n, "v": 1, "p": 1} for n in range(2000)]
-        for n in range(3, 2000, 50):
+        for n in range(3, 2000, 49):
             records[n].update(({"v": None}, {"v": -1}, {"v": "x"}, {"k": 1 << 40}, {"p": 2}, {"k": None})[n % 6])
         channel = Channel()
         done = run([tool("sql-write"), self.server.url, *self.SHARED, "--column", "p=/p"], stdin=ndjson(records), pass_fds=channel.options["pass_fds"],
                    env={**self.environment, "RECEIPTS_FD": channel.environment["RECEIPTS_FD"]})
         self.assertEqual(done, (0, "", ""))
-        bad = set(range(3, 2000, 50))
+        bad = set(range(3, 2000, 49))
         receipts = channel.receipts()
         self.assertEqual((positions(receipts, "stored", "last"), positions(receipts, "rejected")), (set(range(2000)) - bad, bad))
         for receipt in receipts:

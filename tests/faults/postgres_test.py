@@ -32,7 +32,8 @@ class Job:
         self.folder, self.pg, self.chance = pathlib.Path(folder), pg, random.Random(seed)
         self.environment = {**pg.environment, "PATH": f"{BIN}:{os.environ['PATH']}"}
         self.events = []
-        pg.sql("CREATE TABLE latest(subject text PRIMARY KEY, n int NOT NULL, s int, time timestamptz); CREATE TABLE shared(LIKE latest INCLUDING ALL); CREATE TABLE every(id int PRIMARY KEY, n int)")
+        pg.sql("CREATE TABLE latest(subject text PRIMARY KEY, n int NOT NULL, s int, time timestamptz);"
+               "CREATE TABLE shared(LIKE latest INCLUDING ALL); CREATE TABLE every(id int PRIMARY KEY, n int)")
         # No version is compared: that the last event of a subject is the one that stays comes of the order alone.
         columns = "--column subject=subject --column n=/n --column s=/s --column time=time"
         several = f"sql-write '{url}' --table shared {columns} --max-in-flight $(cat connections)"  # another number after each kill
