@@ -5,6 +5,7 @@
 
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <vector>
 
 #include "common/fd_io.h"
@@ -105,6 +106,13 @@ std::string redact(std::string_view text) {
 
 void say_error(std::string_view what) { say("error", what); }
 void say_warning(std::string_view what) { say("warning", what); }
+void say_warning_once(std::string const& what) {
+  constexpr std::size_t most = 1000;
+  static std::mutex mutex;
+  static std::set<std::string> told;
+  std::lock_guard const lock(mutex);
+  if (told.size() < most && told.insert(what).second) say_warning(what);
+}
 void say_info(std::string_view what) { say("info", what); }
 
 void set_status_line(std::string line) {

@@ -25,6 +25,8 @@ void say_error(std::string_view what);
 // Something the operator should know though nothing has failed (a lagging subscriber, a destination that is waited
 // for).
 void say_warning(std::string_view what);
+// The same text once, whoever says it; after a thousand texts no more.
+void say_warning_once(std::string const& what);
 // What was asked for, on standard error since standard output is for records (`crawl` prints its keys seen).
 void say_info(std::string_view what);
 

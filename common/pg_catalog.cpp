@@ -70,7 +70,8 @@ Status read_columns(Pg& pg, PgTable& table) {
     column.required = row[5] == "t";
     column.initial = row[6].value_or("");
     column.collation = row[7].value_or("");
-    bool const is_text = *row[2] == "text" || *row[2] == "varchar";
+    // varchar(3) cuts blanks off.
+    bool const is_text = *row[2] == "text" || column.declared == "character varying";
     column.whole_text = !column.type.array && row[8] == "t" && (is_text || column.type.kind == PgKind::integer);
     table.columns.push_back(std::move(column));
   }
@@ -104,7 +105,15 @@ Result<std::shared_ptr<PgTable>> read_pg_table(Pg& pg, std::string const& table,
   std::string const sql =
       "SELECT c.oid, n.nspname, c.relname, c.relpersistence, coalesce(obj_description(c.oid,'pg_class'),'')=$3,"
       " EXISTS(SELECT 1 FROM pg_trigger WHERE tgrelid=c.oid AND NOT tgisinternal),"
-      " (SELECT string_agg(confrelid::text,' ') FROM pg_constraint WHERE conrelid=c.oid AND contype='f')"
+      " (SELECT string_agg(confrelid::text,' ') FROM pg_constraint WHERE conrelid=c.oid AND contype='f'),"
+      " c.relkind IN ('r','p') AND NOT c.relrowsecurity AND NOT c.relhasrules"
+      " AND (WITH parts(part) AS (SELECT c.oid UNION SELECT relid::oid FROM pg_partition_tree(c.oid))"
+      "  SELECT NOT EXISTS(SELECT 1 FROM parts JOIN pg_trigger ON tgrelid=part WHERE NOT tgisinternal)"
+      "  AND NOT EXISTS(SELECT 1 FROM parts JOIN pg_constraint ON conrelid=part WHERE contype='f' AND confrelid IN "
+      "(SELECT part FROM parts))"
+      "  AND 1>=(SELECT count(*) FROM parts JOIN pg_index i ON i.indrelid=part WHERE (i.indisunique OR "
+      "i.indisexclusion)"
+      "   AND NOT EXISTS(SELECT 1 FROM pg_inherits WHERE inhrelid=i.indexrelid)))"
       " FROM pg_class c JOIN pg_namespace n ON n.oid=c.relnamespace"
       " WHERE c.relname=$1 AND CASE WHEN $2='' THEN pg_table_is_visible(c.oid) ELSE n.nspname=$2 END AND c.relkind "
       "IN ('r','p','f','v')";
@@ -127,6 +136,7 @@ Result<std::shared_ptr<PgTable>> read_pg_table(Pg& pg, std::string const& table,
     ids.remove_prefix(std::min(blank + 1, ids.size()));
   }
   found.unlogged = row[3] == "u";
+  found.unordered = row[7] == "t";
   auto version = read_pg_version(pg, found.id);
   if (!version) return version.status();
   found.version = std::move(*version);

@@ -20,7 +20,7 @@ struct PgColumn {
   std::string name, declared, collation, initial;  // `initial`: an expression, or empty
   PgType type;
   SqlType holds = SqlType::any;
-  bool whole_text = false;  // values are equal only where their bytes are: text, whole numbers
+  bool whole_text = false;  // text and whole numbers that are equal only where they are written alike
   bool required = false;    // NOT NULL
 };
 
@@ -39,6 +39,9 @@ struct PgTable {
   bool triggers = false;
   bool unlogged = false;
   bool marked = false;  // its comment is the mark
+  // The order of rows of different keys is all the same to it: no trigger, rule or policy, one unique index, no
+  // reference to itself; its partitions included.
+  bool unordered = false;
 
   [[nodiscard]] PgColumn const* column(std::string_view wanted) const;
 };

@@ -91,23 +91,36 @@ PgRows::Group& PgRows::group_for(Group::Kind kind, bool any_shape, std::span<Val
   std::string key;
   bool certain = true;
   for (std::size_t const i : sql->key) {
-    certain = certain && column(i).whole_text;
-    std::string text;
-    certain = certain && append_pg_text(text, column(i).type, {}, values[i], {sql->remove_nul, true}).ok();
-    key += text + '\t';
+    certain =
+        certain && column(i).whole_text && append_key_text(key, column(i), sql->columns[i], values[i], sql->remove_nul);
   }
-  std::size_t first = groups.size() - 1;
+  std::size_t into = groups.size() - 1;
   if (certain) {
     auto const known = last_.find(key);
-    first = known == last_.end() ? 0 : known->second;
+    into = std::max(uncertain_, known == last_.end() ? 0 : known->second);
   }
-  for (std::size_t i = first; i < groups.size(); ++i) {
-    if (!fits(groups[i])) continue;
-    if (i > 0 && certain) last_[key] = i;
-    return groups[i];
+  while (into < groups.size() && !fits(groups[into])) ++into;
+  if (into == groups.size()) groups.push_back({kind, {}});
+  if (!certain) {
+    uncertain_ = into;
+  } else if (into > 0) {
+    last_[key] = into;
   }
-  if (certain) last_[key] = groups.size();
-  return add();
+  return groups[into];
+}
+
+bool append_key_text(std::string& key, PgColumn const& column, SqlColumn const& as, Value const& value,
+                     bool remove_nul) {
+  std::string text;
+  if (!append_pg_text(text, column.type, as, value, {remove_nul, true}).ok()) text.clear();  // it will be rejected
+  if (column.type.kind == PgKind::integer) {
+    std::string_view const digits = std::string_view(text).substr(text.starts_with('-') ? 1 : 0);
+    bool const usual = !digits.empty() && digits.find_first_not_of("0123456789") == std::string_view::npos &&
+                       (digits[0] != '0' || text == "0");
+    if (!usual) return false;
+  }
+  key += text + '\t';
+  return true;
 }
 
 std::vector<std::reference_wrapper<PgRows>> in_order(std::vector<PgRows>& tables) {

@@ -62,9 +62,15 @@ struct PgRows {
   [[nodiscard]] std::string not_older(std::string_view than) const;
 
   std::unordered_map<std::string, std::size_t> last_;  // a key, and the last group after the first that it is in
+  std::size_t uncertain_ = 0;                          // the last group with a row whose key may be any
   std::vector<char> shape_;                            // of the row at hand
   std::string line_;
 };
+
+// Appends what equal values of a column that has PgColumn::whole_text have in common, and no others. False: it cannot
+// be told, of a whole number that is written in an unusual way.
+[[nodiscard]] bool append_key_text(std::string& key, PgColumn const& column, SqlColumn const& as, Value const& value,
+                                   bool remove_nul);
 
 // Parents before their children; where only rows are removed, after them. Otherwise by name: two writers take locks in
 // one order.

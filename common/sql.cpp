@@ -65,7 +65,7 @@ struct SqlWriter::State {
     }
     if (reader.deletion()) {
       if (table.sql.key.empty()) return Status::rejected("a deletion, and no --key says of what");
-      if (mapping.key.empty()) tables.tell("deletions go by the table's key; name another one with --key");
+      if (mapping.key.empty()) say_warning_once("deletions go by the table's key; name another one with --key");
       return pass([&] { return engine->remove(table.sql, table.values); });
     }
     if (mapping.conflict == SqlTable::Conflict::newer && !present(table.values[table.sql.version]))
@@ -97,6 +97,17 @@ struct SqlWriter::State {
       }
     }
     return true;
+  }
+
+  bool part_key(std::string_view packed, std::string& key) {
+    auto const opened = tables.open(mapping.table);
+    RowTable* const table = opened ? *opened : nullptr;
+    if (table == nullptr || table->sql.key.empty()) return false;
+    reader.unpack(packed);
+    table->values.assign(table->sql.columns.size(), {});
+    for (std::size_t const column : table->sql.key)
+      table->values[column] = reader.values()[table->from_mapping(column)];
+    return engine->part_key(table->sql, table->values, key);
   }
 
   Status show(Record const& record, std::string& out) {
@@ -136,8 +147,23 @@ Result<SqlWriter> SqlWriter::make(SqlOptions const& options) {
 
 Status SqlWriter::connect() {
   if (Status status = state_->engine->connect(); !status.ok()) return status;
+  state_->tables.forget();
   return state_->tables.begin();
 }
+
+bool SqlWriter::connected() { return state_->engine->connected(); }
+
+Status SqlWriter::shareable() const {
+  SqlMapping const& mapping = state_->mapping;
+  if (mapping.url.starts_with("sqlite:")) return Status::usage("SQLite has one writer at a time");
+  if (mapping.columns.empty()) return Status::usage("it needs --column, which says where a record has its key");
+  if (mapping.template_) return Status::usage("rows of several tables keep their order: --table must name one");
+  return {};
+}
+
+bool SqlWriter::part_key(std::string_view packed, std::string& key) { return state_->part_key(packed, key); }
+Status SqlWriter::fence() { return state_->engine->fence(); }
+void SqlWriter::share(bool among_several) { state_->engine->share(among_several); }
 
 bool SqlWriter::packs() const { return !state_->mapping.columns.empty(); }
 Status SqlWriter::pack(Record const& record, std::string& packed) { return state_->packer.pack(record, packed); }

@@ -23,6 +23,13 @@ class SqlWriter {
   ~SqlWriter();
 
   [[nodiscard]] Status connect();
+  [[nodiscard]] bool connected();
+
+  // SqlEngine's, for several writers of the same options. Code::usage: there can only be one.
+  [[nodiscard]] Status shareable() const;
+  [[nodiscard]] bool part_key(std::string_view packed, std::string& key);
+  [[nodiscard]] Status fence();
+  void share(bool among_several);
 
   // Where the options name columns, a record can be packed into few bytes before it is written. pack() and show() may
   // be called by another thread than the rest.

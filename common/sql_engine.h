@@ -49,6 +49,19 @@ class SqlEngine {
  public:
   virtual ~SqlEngine() = default;
   [[nodiscard]] virtual Status connect() = 0;
+  // Whether it need not be called again; begin() would.
+  [[nodiscard]] virtual bool connected() { return true; }
+
+  // Several engines of one writer may store the rows of a batch at the same time, each those of other keys. part_key()
+  // appends bytes by which they are shared out: rows of equal keys have the same. False: they must stay in one
+  // transaction. share() says whether the transactions from here on may be under way beside others of the writer;
+  // before the first that are, and after any that was lost, fence() waits until none is left.
+  [[nodiscard]] virtual bool part_key(SqlTable const& table, std::span<Value const> values, std::string& key) {
+    (void)table, (void)values, (void)key;
+    return false;
+  }
+  [[nodiscard]] virtual Status fence() { return {}; }
+  virtual void share(bool among_several) { (void)among_several; }
 
   struct Found {
     std::vector<SqlColumn> columns;  // that can be written

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
 
 #include "common/messages.h"
 #include "common/pg.h"
@@ -42,14 +41,40 @@ class Postgres final : public SqlEngine {
     return look();
   }
 
+  bool connected() override { return pg_.connected() && !pg_.in_transaction(); }
+
+  bool part_key(SqlTable const& table, std::span<Value const> values, std::string& key) override {
+    PgTable const& there = *known_.at(table.name);
+    bool any = false;
+    for (std::size_t const i : table.key) {
+      PgColumn const& column = *there.column(table.columns[i].name);
+      if (!column.whole_text) continue;
+      any = true;
+      if (!append_key_text(key, column, table.columns[i], values[i], table.remove_nul)) return false;
+    }
+    if (any && there.unordered) return true;
+    say_warning_once(
+        fmt::format("{}: the order of rows may matter to table {}: one connection is used", pg_.name(), table.name));
+    return false;
+  }
+
+  Status fence() override {
+    Status status = pg_.execute("BEGIN");
+    if (status.ok()) status = lock(false);
+    rollback();
+    return status;
+  }
+
+  void share(bool among_several) override { shared_ = among_several; }
+
   Result<std::optional<Found>> find(std::string const& table, std::string const& mark) override {
     auto read = read_pg_table(pg_, table, mark);
     if (!read) return read.status();
     if (*read == nullptr) return std::optional<Found>{};
     PgTable const& there = **read;
-    if (there.unlogged && told_.insert(table).second)
-      say_warning(fmt::format("{}: table {} is unlogged: what it forgets in a crash is not delivered again", pg_.name(),
-                              table));
+    if (there.unlogged)
+      say_warning_once(fmt::format("{}: table {} is unlogged: what it forgets in a crash is not delivered again",
+                                   pg_.name(), table));
     Found found;
     for (PgColumn const& column : there.columns) found.columns.push_back({column.name, column.holds, SqlType::any});
     found.primary_key = there.primary_key;
@@ -71,7 +96,7 @@ class Postgres final : public SqlEngine {
     rows_ = 0;
     blamed_.reset();
     changed = std::exchange(changed_, false);
-    if (pg_.connected() && !pg_.in_transaction()) return {};
+    if (connected()) return {};
     changed = true;
     return connect();
   }
@@ -121,7 +146,7 @@ class Postgres final : public SqlEngine {
       }
     }
     if (number_ == 0) return {};  // no row was good
-    if (Status status = lock(); !status.ok()) return told(std::move(status));
+    if (Status status = lock(shared_); !status.ok()) return told(std::move(status));
     Status status = pg_.execute(store + "COMMIT");
     if (status.ok() && pg_.tag() != "COMMIT")
       status = Status::defect(fmt::format("{}: ended with {}", pg_.name(), pg_.tag()));
@@ -146,7 +171,7 @@ class Postgres final : public SqlEngine {
     auto rows = pg_.query("SELECT current_setting('fsync')", {});
     if (!rows) return looked_ = false, rows.status();
     if (rows->at(0).at(0) == "off")
-      say_warning(fmt::format("{}: fsync is off: what it forgets in a crash is not delivered again", pg_.name()));
+      say_warning_once(fmt::format("{}: fsync is off: what it forgets in a crash is not delivered again", pg_.name()));
     return {};
   }
 
@@ -207,12 +232,12 @@ class Postgres final : public SqlEngine {
 
   // A transaction that a killed run of this writer has left in the server holds it, and may still commit: then its rows
   // are older than ours. It ends by itself when the server finds its client gone.
-  Status lock() {
+  Status lock(bool shared) {
     if (writer_.empty()) return {};
     std::string const sql = fmt::format(
-        "SET LOCAL lock_timeout TO '20s'; SELECT pg_advisory_xact_lock(hashtextextended({},0)); SET LOCAL lock_timeout "
-        "TO DEFAULT",
-        pg_literal("inflight " + writer_));
+        "SET LOCAL lock_timeout TO '20s'; SELECT pg_advisory_xact_lock{}(hashtextextended({},0)); SET LOCAL "
+        "lock_timeout TO DEFAULT",
+        shared ? "_shared" : "", pg_literal("inflight " + writer_));
     Status status = pg_.execute(sql);
     if (pg_.error().state == "55P03" && !status.ok())
       return Status::temporary(
@@ -264,9 +289,9 @@ class Postgres final : public SqlEngine {
 
   Pg pg_;
   std::string writer_;
-  bool looked_ = false;   // and told
-  bool changed_ = false;  // begin() is to say so
-  std::set<std::string> told_;
+  bool looked_ = false;                                          // and told
+  bool changed_ = false;                                         // begin() is to say so
+  bool shared_ = false;                                          // share()
   std::map<std::string, std::shared_ptr<PgTable const>> known_;  // by the name that a row gives it
 
   // of a transaction

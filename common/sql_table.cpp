@@ -11,7 +11,6 @@
 namespace inflight {
 
 namespace {
-constexpr std::size_t kMostTold = 1000;
 
 bool is_event_time(std::string_view attribute, Value const& value) {
   std::string scratch;
@@ -38,10 +37,6 @@ SqlTables::SqlTables(SqlEngine& engine, SqlMapping const& mapping)
     : engine_(engine),
       mapping_(mapping),
       mark_(fmt::format("made by sql-write --table {}: new keys add columns", mapping.table)) {}
-
-void SqlTables::tell(std::string const& what) {
-  if (told_.size() < kMostTold && told_.insert(what).second) say_warning(what);
-}
 
 Status SqlTables::begin() {
   may_create_ = mapping_.create;
@@ -128,7 +123,7 @@ Status SqlTables::finish(RowTable& table, std::vector<std::string> const& wanted
     }
     table.sql.version = *index;
   }
-  if (table.sql.key.empty()) tell("no --key: a record written twice stands twice");
+  if (table.sql.key.empty()) say_warning_once("no --key: a record written twice stands twice");
   return {};
 }
 
@@ -223,7 +218,8 @@ Status SqlTables::fill_by_name(RowTable& table, RowReader const& row) {
     auto column = table.column(field.name);
     if (!column && present(field.value) && (!field.attribute || Fields::usual(field.name)) && !row.deletion()) {
       if (!table.grows_) {
-        if (!field.attribute) tell(fmt::format("table {} has no column {}: left out", table.sql.name, field.name));
+        if (!field.attribute)
+          say_warning_once(fmt::format("table {} has no column {}: left out", table.sql.name, field.name));
       } else {
         if (Status status = add_column(table, field.name, field.value, SqlType::any); !status.ok()) return status;
         table.values.emplace_back();
@@ -240,7 +236,7 @@ Status SqlTables::fill_by_name(RowTable& table, RowReader const& row) {
 
 void SqlTables::put(RowTable& table, std::size_t column, FieldValue const& field) {
   if (table.values[column]) {
-    tell(
+    say_warning_once(
         fmt::format("two keys of a record are column {} of table {}: the last one counts", field.name, table.sql.name));
   }
   table.values[column] = field.value;

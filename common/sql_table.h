@@ -3,7 +3,6 @@
 
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -54,9 +53,6 @@ class SqlTables {
   // A table as it is; nothing where it is not there and may be made.
   [[nodiscard]] Result<RowTable*> open(std::string const& name);
 
-  // Says a thing once.
-  void tell(std::string const& what);
-
  private:
   Result<RowTable*> make(RowReader const& row);
   Status take_columns(RowTable& table, std::vector<SqlColumn> const& there);
@@ -71,7 +67,6 @@ class SqlTables {
   std::string mark_;
   bool may_create_ = false;
   std::map<std::string, RowTable> tables_;
-  std::set<std::string> told_;
 };
 
 }  // namespace inflight

@@ -77,6 +77,7 @@ class Case(unittest.TestCase):
 
 class Both:
     """What holds directly and behind PgBouncer."""
+    SHARED = ("--column", "k=/k", "--column", "v=/v", "--max-in-flight", "4")
 
     # ---- tables
 
@@ -377,20 +378,22 @@ class Both:
         self.assertEqual(self.sql("SELECT v FROM record"), [["5"]])
 
     def test_a_restart_in_the_middle_loses_nothing(self):
-        self.sql("CREATE TABLE record(k int PRIMARY KEY)")
-        channel = Channel()
-        process = self.popen("--batch-records", "100", channel=channel)
-        process.stdin.write(ndjson({"delivery": f"k7:{n}", "k": n} for n in range(1000)))
-        process.stdin.flush()
-        wait_for(lambda: int(self.sql("SELECT count(*) FROM record")[0][0]) >= 500, what="rows")
-        self.pg.kill()
-        self.pg.start()
-        process.stdin.write(ndjson({"delivery": f"k7:{n}", "k": n} for n in range(1000, 2000)))
-        process.stdin.close()
-        self.assertEqual(process.wait(60), 0, process.stderr.read())
-        receipts = channel.receipts()
-        self.assertEqual((positions(receipts, "stored", "last"), positions(receipts, "rejected")), (set(range(2000)), set()))
-        self.assertEqual(self.sql("SELECT count(*) FROM record"), [["2000"]])
+        for connections in "1", "4":
+            with self.subTest(connections=connections):
+                self.sql("DROP TABLE IF EXISTS record; CREATE TABLE record(k int PRIMARY KEY, v int)")
+                channel = Channel()
+                process = self.popen("--batch-records", "100", *self.SHARED[:-1], connections, channel=channel)
+                process.stdin.write(ndjson({"delivery": f"k7:{n}", "k": n} for n in range(1000)))
+                process.stdin.flush()
+                wait_for(lambda: int(self.sql("SELECT count(*) FROM record")[0][0]) >= 500, what="rows")
+                self.pg.kill()
+                self.pg.start()
+                process.stdin.write(ndjson({"delivery": f"k7:{n}", "k": n} for n in range(1000, 2000)))
+                process.stdin.close()
+                self.assertEqual(process.wait(60), 0, process.stderr.read())
+                receipts = channel.receipts()
+                self.assertEqual((positions(receipts, "stored", "last"), positions(receipts, "rejected")), (set(range(2000)), set()))
+                self.assertEqual(self.sql("SELECT count(*) FROM record"), [["2000"]])
 
     def test_a_read_only_server_is_waited_for(self):
         self.sql("CREATE TABLE record(k int PRIMARY KEY); ALTER DATABASE postgres SET default_transaction_read_only TO on")
@@ -428,25 +431,28 @@ class Both:
 
     def test_a_transaction_that_a_killed_run_has_left_is_not_carried_out_after_its_successors(self):
         """It waits for a row in the server when its client is killed; what comes later is newer, and must stay."""
-        self.sql("CREATE TABLE record(k int PRIMARY KEY, v int); INSERT INTO record VALUES(1,0),(2,0)")
-        other = self.session()
-        other.stdin.write("BEGIN; UPDATE record SET v=1 WHERE k=1; SELECT 'ready';\n")
-        self.assertEqual(other.stdout.readline(), "ready\n")
-        first = self.popen(channel=Channel(), env={"RECEIPTS_SOURCE": "here"})
-        first.stdin.write('{"delivery":"k7:1","k":1,"v":1}\n{"delivery":"k7:2","k":2,"v":1}\n')
-        first.stdin.close()
-        wait_for(lambda: self.waiters() == 1, what="the first to wait for the row")
-        first.kill()
-        first.wait()
-        second = self.popen(channel=Channel(), env={"RECEIPTS_SOURCE": "here"})
-        second.stdin.write('{"delivery":"k7:3","k":2,"v":2}\n')
-        second.stdin.close()
-        # Behind PgBouncer the first transaction may have been ended together with its client.
-        wait_for(lambda: self.waiters() == 2 or second.poll() is not None, what="the second to wait for the first")
-        other.stdin.write("COMMIT;\n")
-        self.assertEqual(second.wait(60), 0)
-        wait_for(lambda: self.sql("SELECT count(*) FROM pg_locks WHERE locktype='advisory'") == [["0"]], what="the first to be over")
-        self.assertEqual(self.sql("SELECT v FROM record WHERE k=2"), [["2"]])
+        for connections in (1, 1), (4, 1), (1, 4), (4, 2), (2, 4):
+            with self.subTest(connections=connections):
+                self.sql("DROP TABLE IF EXISTS record; CREATE TABLE record(k int PRIMARY KEY, v int); INSERT INTO record SELECT n,0 FROM generate_series(1,200) n")
+                other = self.session()
+                other.stdin.write("BEGIN; UPDATE record SET v=1 WHERE k=1; SELECT 'ready';\n")
+                self.assertEqual(other.stdout.readline(), "ready\n")
+                runs = []
+                for run_of, count in zip((1, 2), connections):
+                    process = self.popen(*self.SHARED[:-1], str(count), channel=Channel(), env={"RECEIPTS_SOURCE": "here"})
+                    process.stdin.write(ndjson({"delivery": f"k7:{200 * run_of + n}", "k": n, "v": run_of} for n in range(run_of, 201)))
+                    process.stdin.close()
+                    runs.append(process)
+                    if run_of == 1:
+                        wait_for(lambda: self.waiters() == 1, what="the first to wait for the row")
+                        process.kill()
+                        process.wait()
+                # Behind PgBouncer the first transaction may have been ended together with its client.
+                wait_for(lambda: self.waiters() == 2 or runs[1].poll() is not None, what="the second to wait for the first")
+                other.stdin.write("COMMIT;\n")
+                self.assertEqual(runs[1].wait(60), 0)
+                wait_for(lambda: self.sql("SELECT count(*) FROM pg_locks WHERE locktype='advisory'") == [["0"]], what="the first to be over")
+                self.assertEqual(self.sql("SELECT DISTINCT v FROM record WHERE k>1"), [["2"]])
 
     def test_a_table_in_partitions_by_time_is_written_as_one_while_partitions_come(self):
         """What a hypertable of TimescaleDB asks for as well: each unique key includes the time."""
@@ -478,6 +484,115 @@ class Both:
         # No key without the time; and here, unlike there, a row that no partition is for is refused.
         self.write([reading(1)], *options, "--key", "subject", exit=2, stderr="no unique or exclusion constraint matching")
         self.write([reading(1), reading(1, 20), reading(2)], *options, exit=1, stderr="line 2: no partition of relation \"reading\" found for row")
+
+    # ---- several connections
+
+    def transactions(self):
+        """How many have stored the rows that are there."""
+        return int(self.sql("SELECT count(DISTINCT xmin::text) FROM record")[0][0])
+
+    def test_several_connections_share_a_batch_by_key(self):
+        for key in "int", "bigint", "text", "varchar":
+            with self.subTest(key=key):
+                self.sql(f"DROP TABLE IF EXISTS record; CREATE TABLE record(k {key}, v timestamptz, PRIMARY KEY(k,v))")
+                channel = Channel()
+                records = [{"delivery": f"k7:{n}", "k": n % 100, "v": f"2018-07-01T00:{n // 100:02}:00Z"} for n in range(2000)]
+                done = run([tool("sql-write"), self.server.url, *self.SHARED], stdin=ndjson(records), pass_fds=channel.options["pass_fds"],
+                           env={**self.environment, "RECEIPTS_FD": channel.environment["RECEIPTS_FD"]})
+                self.assertEqual(done, (0, "", ""))
+                receipts = channel.receipts()
+                self.assertEqual((positions(receipts, "stored", "last"), positions(receipts, "rejected")), (set(range(2000)), set()))
+                self.assertEqual(self.sql("SELECT count(*) FROM record"), [["2000"]])
+                self.assertEqual(self.transactions(), 4)
+
+    def test_over_several_connections_the_last_version_of_a_key_stays_or_the_newest(self):
+        chance = random.Random(8)
+        for conflict in "update", "newer:v", "ignore":
+            for key in "int", "text":
+                with self.subTest(conflict=conflict, key=key):
+                    self.sql(f"DROP TABLE IF EXISTS record; CREATE TABLE record(subject {key} PRIMARY KEY, v int, w int)")
+                    versions = list(range(6000))
+                    chance.shuffle(versions)
+                    records, want = [], {}
+                    for v in versions:
+                        subject = str(chance.randrange(30))
+                        if conflict == "update" and chance.random() < 0.1:
+                            records.append(deletion(subject))
+                            want.pop(subject, None)
+                            continue
+                        records.append(event(v, {"v": v}, subject=subject))
+                        if conflict == "update" or subject not in want or (conflict == "newer:v" and v > want[subject]):
+                            want[subject] = v
+                    self.write(records, "--column", "subject=subject", "--column", "v=/v", "--on-conflict", conflict, "--key", "subject",
+                               "--batch-records", "300", "--max-in-flight", "4")
+                    self.assertEqual({k: int(v) for k, v in self.sql("SELECT subject,v FROM record")}, want)
+                    self.assertGreater(self.transactions(), 1)
+
+    def test_over_several_connections_bad_rows_are_dead_lettered_and_all_others_are_stored(self):
+        self.sql("CREATE TABLE parent(id int PRIMARY KEY); INSERT INTO parent VALUES(1);"
+                 "CREATE TABLE record(k int PRIMARY KEY, v int NOT NULL CHECK(v >= 0), p int REFERENCES parent)")
+        records = [{"delivery": f"k7:{n}", "k": n, "v": 1, "p": 1} for n in range(2000)]
+        for n in range(3, 2000, 49):
+            records[n].update(({"v": None}, {"v": -1}, {"v": "x"}, {"k": 1 << 40}, {"p": 2}, {"k": None})[n % 6])
+        channel = Channel()
+        done = run([tool("sql-write"), self.server.url, *self.SHARED, "--column", "p=/p"], stdin=ndjson(records), pass_fds=channel.options["pass_fds"],
+                   env={**self.environment, "RECEIPTS_FD": channel.environment["RECEIPTS_FD"]})
+        self.assertEqual(done, (0, "", ""))
+        bad = set(range(3, 2000, 49))
+        receipts = channel.receipts()
+        self.assertEqual((positions(receipts, "stored", "last"), positions(receipts, "rejected")), (set(range(2000)) - bad, bad))
+        for receipt in receipts:
+            for n in positions([receipt], "rejected"):
+                self.assertIn(("not-null", "check constraint", "invalid input syntax", "out of range", "foreign key", "no value for the key")[n % 6], receipt["reason"])
+        self.assertEqual({int(k) for k, in self.sql("SELECT k FROM record")}, set(range(2000)) - bad)
+        self.assertGreater(self.transactions(), 3)
+
+    def test_where_the_order_of_rows_may_matter_one_connection_is_used_and_that_is_told(self):
+        told = "the order of rows may matter to table record: one connection is used\n"
+        for rule, warning in [("", ""), ("CREATE UNIQUE INDEX ON record(v)", told), ("ALTER TABLE record ADD EXCLUDE (v WITH =)", told),
+                              ("ALTER TABLE record ADD FOREIGN KEY(v) REFERENCES record", told), ("ALTER TABLE record ALTER k TYPE numeric", told),
+                              ("ALTER TABLE record ALTER k TYPE varchar(9)", told), ("ALTER TABLE record ALTER k TYPE char(9)", told),
+                              ("CREATE RULE r AS ON DELETE TO record DO ALSO NOTIFY x", told),
+                              ("CREATE POLICY p ON record USING (true); ALTER TABLE record ENABLE ROW LEVEL SECURITY", told),
+                              ("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';"
+                               "CREATE TRIGGER t BEFORE INSERT ON record FOR EACH ROW EXECUTE FUNCTION f()", told)]:
+            with self.subTest(rule=rule):
+                self.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public; CREATE TABLE record(k int PRIMARY KEY, v int);" + rule)
+                self.write([{"k": n, "v": n} for n in range(1000)], *self.SHARED, "--batch-records", "500", stderr=warning)
+                self.assertEqual(self.sql("SELECT count(*) FROM record"), [["1000"]])
+                self.assertEqual(self.transactions(), 2 if warning else 8)
+
+    def test_over_several_connections_partitions_are_one_table_unless_one_has_a_rule_of_its_own(self):
+        for rule, transactions in ("", 4), ("CREATE UNIQUE INDEX ON high(v)", 1):
+            with self.subTest(rule=rule):
+                self.sql("DROP TABLE IF EXISTS record; CREATE TABLE record(k int PRIMARY KEY, v int) PARTITION BY RANGE(k);"
+                         "CREATE TABLE low PARTITION OF record FOR VALUES FROM (0) TO (500); CREATE TABLE high PARTITION OF record FOR VALUES FROM (500) TO (1000);" + rule)
+                self.write([{"k": n, "v": n} for n in range(1000)], *self.SHARED, stderr=transactions == 1 and "one connection is used" or "")
+                self.assertEqual((self.sql("SELECT count(*) FROM record"), self.transactions()), ([["1000"]], transactions))
+
+    def test_keys_that_are_written_in_several_ways_keep_their_order(self):
+        for key, other in ("int", "07"), ("int", " 7"), ("varchar(3)", "7   "):
+            for more in (), ("--max-in-flight", "4"):
+                with self.subTest(key=key, other=other, more=more):
+                    self.sql(f"DROP TABLE IF EXISTS record; CREATE TABLE record(subject {key} PRIMARY KEY, v int)")
+                    filling = [event(n, {"v": n}, subject=str(n)) for n in range(100, 200)]
+                    self.write([*filling, event(1, {"v": 1}, subject="7"), deletion(other), event(2, {"v": 2}, subject="7")],
+                               "--column", "subject=subject", "--column", "v=/v", "--key", "subject", *more,
+                               stderr="one connection" if more and key != "int" else "")
+                    self.assertEqual(self.sql("SELECT v FROM record WHERE v<100"), [["2"]])
+
+    def test_several_connections_make_a_table_once(self):
+        self.write([{"k": n, "v": n} for n in range(1000)], *self.SHARED[:1], "k=/k:int", *self.SHARED[2:], "--create", "--key", "k", "--batch-records", "500")
+        self.assertEqual(self.sql("SELECT count(*) FROM record"), [["1000"]])
+        self.assertEqual(self.transactions(), 5)
+
+    def test_several_connections_are_refused_where_they_cannot_keep_order(self):
+        for url, options, message in [(f"sqlite:{self.folder}/a.db", self.SHARED, "SQLite has one writer"), (None, ("--max-in-flight", "2"), "needs --column"),
+                                      (None, (*self.SHARED, "--table", "{type}"), "--table must name one"), (None, (*self.SHARED[:-1], "0"), "1 to 16"),
+                                      (None, (*self.SHARED[:-1], "17"), "1 to 16")]:
+            with self.subTest(options=options):
+                result = self.write([], *options, url=url, exit=2, stderr="--max-in-flight: ")
+                self.assertIn(message, result.stderr)
 
     def test_dry_run_needs_no_server(self):
         result = self.run_write([event(1, {"a": 1.50})], "--dry-run", url="postgresql://nobody@127.0.0.1:1/x")
@@ -531,6 +646,32 @@ class Directly(Both, Case):
         self.assertEqual(process.wait(60), 0)
         self.assertEqual(self.sql("SELECT count(*) FROM record"), [["1"]])
         self.write([{"k": 2}], "--give-up", "1ms", url="postgresql://pipe@127.0.0.1:1/postgres", exit=75, stderr="Connection refused")
+
+    def test_with_too_few_connections_it_goes_on_over_those_that_it_has(self):
+        self.sql("CREATE TABLE record(k int PRIMARY KEY, v int); DROP ROLE IF EXISTS few; CREATE ROLE few LOGIN PASSWORD 'pw-of-pipe' CONNECTION LIMIT 4;"
+                 "GRANT ALL ON record TO few; GRANT ALL ON SCHEMA public TO few")
+        channel = Channel()
+        process = subprocess.Popen([tool("sql-write"), self.pg.url.replace("pipe@", "few@"), *self.SHARED, "--batch-records", "1000"], text=True,
+                                   stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=channel.options["pass_fds"],
+                                   env={**self.environment, "RECEIPTS_FD": channel.environment["RECEIPTS_FD"]})
+        self.addCleanup(self.end, process)
+        for round, limit in enumerate([4, 4, 2, 2, 1, 1]):
+            # Those that it has are taken away: all of them are asked for anew. What some of them then stored is not stored again.
+            if round % 2 == 0:
+                self.sql(f"ALTER ROLE few CONNECTION LIMIT {limit}")
+                self.sql("SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE usename='few'")
+            process.stdin.write(ndjson({"delivery": f"k7:{n}", "k": n, "v": round} for n in range(1000 * round, 1000 * round + 1000)))
+            process.stdin.flush()
+            wait_for(lambda: self.sql(f"SELECT count(*) FROM record WHERE v={round}") == [["1000"]], what=f"the rows of round {round}")
+            if round % 2 == 1:
+                self.assertEqual(self.sql(f"SELECT count(DISTINCT xmin::text) FROM record WHERE v={round}"), [[str(limit)]])
+        process.stdin.close()
+        self.assertEqual(process.wait(60), 0)
+        warnings = process.stderr.read()
+        self.assertEqual(warnings.count("goes on with fewer connections"), 1, warnings)
+        self.assertIn("too many connections for role", warnings)
+        receipts = channel.receipts()
+        self.assertEqual((positions(receipts, "stored", "last"), positions(receipts, "rejected")), (set(range(6000)), set()))
 
     def test_a_row_that_row_level_security_refuses_is_the_records_a_missing_grant_the_operators(self):
         self.sql("CREATE TABLE record(k int PRIMARY KEY); DROP ROLE IF EXISTS other; CREATE ROLE other LOGIN PASSWORD 'pw-of-pipe'; GRANT USAGE ON SCHEMA public TO other")

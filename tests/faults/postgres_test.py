@@ -32,9 +32,12 @@ class Job:
         self.folder, self.pg, self.chance = pathlib.Path(folder), pg, random.Random(seed)
         self.environment = {**pg.environment, "PATH": f"{BIN}:{os.environ['PATH']}"}
         self.events = []
-        pg.sql("CREATE TABLE latest(subject text PRIMARY KEY, n int NOT NULL, s int, time timestamptz); CREATE TABLE every(id int PRIMARY KEY, n int)")
+        pg.sql("CREATE TABLE latest(subject text PRIMARY KEY, n int NOT NULL, s int, time timestamptz);"
+               "CREATE TABLE shared(LIKE latest INCLUDING ALL); CREATE TABLE every(id int PRIMARY KEY, n int)")
         # No version is compared: that the last event of a subject is the one that stays comes of the order alone.
-        self.lines = [Line(self, "latest", f"sql-write '{url}' --table latest --column subject=subject --column n=/n --column s=/s --column time=time"),
+        columns = "--column subject=subject --column n=/n --column s=/s --column time=time"
+        several = f"sql-write '{url}' --table shared {columns} --max-in-flight $(cat connections)"  # another number after each kill
+        self.lines = [Line(self, "latest", f"sql-write '{url}' --table latest {columns}"), Line(self, "shared", several),
                       Line(self, "every", f"sql-write '{url}' --table every --column id=id --column n=/n --on-delete ignore --batch-records 100")]
         self.killed, self.behind, self.checked = collections.Counter(), 0, 0
 
@@ -54,6 +57,7 @@ class Job:
         assert (done.exit, done.stderr) == (0, ""), done
 
     def round(self):
+        (self.folder / "connections").write_text(f"{self.chance.choice([1, 2, 4, 4])}")
         for line in self.lines:
             line.start()
         self.publish()
@@ -63,7 +67,7 @@ class Job:
         what = self.chance.choice(["postgres", "postgres", "sql-write", "sql-write", "consume"])
         if what == "postgres":
             self.pg.kill()
-            settled = self.lines[1].cursor()
+            settled = self.lines[-1].cursor()
             time.sleep(self.chance.random() * 0.1)
             self.pg.start()
             self.killed[what] += 1
@@ -85,7 +89,8 @@ class Job:
         test.assertEqual(self.stored(), {int(e["id"]) for e in self.events if "data" in e})
         last = {e["subject"]: e for e in self.events}
         expected = sorted([subject, str(e["data"]["n"]), str(e["data"]["s"]) if "s" in e["data"] else None] for subject, e in last.items() if "data" in e)
-        test.assertEqual(sorted(self.pg.sql("SELECT subject,n,s FROM latest")), expected)
+        for table in "latest", "shared":
+            test.assertEqual(sorted(self.pg.sql(f"SELECT subject,n,s FROM {table}")), expected)
 
 
 class PostgresFaults(unittest.TestCase):
@@ -101,7 +106,7 @@ class PostgresFaults(unittest.TestCase):
                 job.compare(self)
             except BaseException:
                 print(f"\nSEED={seed}", file=sys.stderr)
-                for name in "latest", "every":
+                for name in "latest", "shared", "every":
                     print(f"---- {name}\n{(job.folder / f'{name}.err').read_text(errors='replace')[-2500:]}", file=sys.stderr)
                 raise
             finally:
