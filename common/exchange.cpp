@@ -257,14 +257,15 @@ Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange) 
   std::uint64_t const limit = info->settings.max_disk;
   if (limit == 0) return {};
   span = journal_span(exchange);
-  for (std::uint64_t const position : {all, mandatory}) {
+  std::uint64_t const high = limit - limit / 5;  // what is settled goes from here on: it is not to be warned of
+  for (auto const& [position, enough] : {std::pair(all, high), std::pair(mandatory, limit)}) {
     if (!span) return span.status();
-    if (span->bytes <= limit) break;
-    if (auto removed = journal_remove(disk, exchange, position, clock.now(), limit); !removed) return removed.status();
+    if (span->bytes <= enough) break;
+    if (auto removed = journal_remove(disk, exchange, position, clock.now(), enough); !removed) return removed.status();
     span = journal_span(exchange);
   }
   if (!span) return span.status();
-  if (static_cast<double>(span->bytes) <= 0.8 * static_cast<double>(limit)) return {};
+  if (span->bytes <= high) return {};
   bool const full = span->bytes > limit;
   if (!full && !warn) return {};
   std::string const usage =

@@ -69,9 +69,9 @@ class SubscriberFiles {
 // Ends a subscriber: its state and dead letters are gone.
 [[nodiscard]] Status remove_subscriber(Disk& disk, SubscriberFiles const& files);
 
-// Removes what every subscriber has settled and --keep has passed. Above --max-disk: what is settled, then what only
-// optional subscribers still want (they are parked). Code::temporary when the exchange is full all the same; says which
-// subscriber lags from 80 % on.
+// Removes what every subscriber has settled and --keep has passed. From 80 % of --max-disk on: what is settled; above
+// it: what only optional subscribers still want (they are parked). Code::temporary when the exchange is full all the
+// same; says which subscriber lags when more than 80 % remain.
 [[nodiscard]] Status maintain_exchange(Disk& disk, Clock& clock, std::string const& exchange);
 
 // What `publish --set` changes: keep=DURATION, max-disk=SIZE, segment=SIZE.

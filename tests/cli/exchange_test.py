@@ -276,6 +276,13 @@ class RetentionTest(ExchangeTest):
         self.assertEqual(len(warned.stderr.splitlines()), 1)
         self.assertIn("sleepy", self.consume("--as", "other", "--from", "latest", "--until-empty").stderr)
 
+    def test_what_all_have_settled_is_removed_before_anybody_is_named(self):
+        self.set("keep=7d", "max-disk=256KiB")
+        self.consume("--as", "main", "--register")
+        for begin in range(0, 2000, 50):
+            done = self.publish([event(i, filler="x" * 500) for i in range(begin, begin + 50)])
+            self.assertEqual((done.stderr, self.consume("--as", "main", "--until-empty").stderr), ("", ""), begin)
+
     def test_an_optional_subscriber_is_parked_and_its_hole_is_told(self):
         self.set("keep=7d", "max-disk=256KiB")
         self.consume("--as", "trial", "--optional", "--register")
