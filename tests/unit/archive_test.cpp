@@ -598,10 +598,11 @@ std::string subject_line(std::mt19937& random, std::uint64_t n, std::size_t leng
 class CountingStore final : public ObjectStore {
  public:
   explicit CountingStore(ObjectStore& store) : store_(store) {}
-  std::uint64_t bytes = 0;
+  std::uint64_t bytes = 0, most = 0;  // of one call
   Result<Put> put(std::string const& key, std::string const& file) override { return store_.put(key, file); }
   Result<std::size_t> get(std::string const& key, std::uint64_t offset, std::span<char> to) override {
     bytes += to.size();
+    most = std::max<std::uint64_t>(most, to.size());
     return store_.get(key, offset, to);
   }
   Result<std::optional<Object>> find(std::string const& key) override { return store_.find(key); }
@@ -741,6 +742,44 @@ TEST_CASE("archive: of one subject little is read, and nothing of hours that no 
     CHECK(counting.bytes < hours * ((32 << 10) + stored / 4 / 5));
     CHECK(counting.bytes > hours * (32 << 10));
   }
+}
+
+TEST_CASE("archive: a long frame and a long index are asked for in pieces: of answers a server's is bounded") {
+  TempFolder const temp;
+  std::string const archive = temp / "a";
+  HandClock clock;
+  std::mt19937 random(3);
+  auto const noise = [&](std::size_t size) {
+    std::string text(size, ' ');
+    for (char& c : text) c = static_cast<char>('0' + random() % 10 + (random() % 2) * ('a' - '0'));
+    return text;
+  };
+  std::vector<Event> events;
+  for (std::uint64_t n = 0; n < 4; ++n) {
+    events.push_back(
+        {std::to_string(n),
+         fmt::format(R"({{"subject":"u{}","recordedtime":"2018-07-01T00:00:0{}Z","noise":"{}"}})",
+                     n < 3 ? noise(3 << 20) : std::string("x"), n, n < 3 ? std::string() : noise(10 << 20))});
+  }
+  std::set<std::string> settled;
+  REQUIRE(deliver(real_disk(), clock, archive, events, settled, 100, {}));
+  auto store = open_directory_store(real_disk(), archive, false);
+  REQUIRE(store);
+  ArchiveQuery query;
+  query.subjects = {"ux"};
+  CountingStore counting(**store);
+  ArchiveFound found;
+  std::vector<std::string> lines;
+  REQUIRE(archive_get(
+      counting, query,
+      [&](std::string_view line) {
+        lines.emplace_back(line);
+        return Status{};
+      },
+      found));
+  CHECK(lines == std::vector<std::string>{events[3].line});
+  CHECK(counting.bytes > 9 << 20);  // of both
+  CHECK(counting.most == 4 << 20);
 }
 
 TEST_CASE("archive: a flip of any byte is found by a query of one subject too, or changes nothing of its answer") {
