@@ -247,6 +247,7 @@ struct Archiver::State {
     object.encoder.add(
         {record.line(), time.value_or(begin_of_hour(hour)), subject, positioned ? std::optional(span) : std::nullopt});
     waiting += object.encoder.waiting();
+    was_cut = was_cut || record.line().size() >= ObjectEncoder::kAlone;
     ++taken;
     if (!positioned && !delivery.empty()) (void)parse_positions(delivery, parsed);
     object.positions.add(parsed);
