@@ -175,6 +175,7 @@ struct Archiver::State {
     auto left = sum_of_lines(**local, **here);
     if (!left) return left.status();
     auto right = sum_of_lines(store, **there);
+    if (right.status().code() == Code::temporary) return right.status();
     return right && *right == *left;
   }
 

@@ -594,13 +594,15 @@ std::string subject_line(std::mt19937& random, std::uint64_t n, std::size_t leng
   return fmt::format(R"({{{}{}"n":{},"text":"{}"}})", subject, time, n, std::string(length, 'x'));
 }
 
-// Counts what is read of the objects.
+// Counts what is read of the objects, and fails for a while where it is told to.
 class CountingStore final : public ObjectStore {
  public:
   explicit CountingStore(ObjectStore& store) : store_(store) {}
   std::uint64_t bytes = 0, most = 0;  // of one call
+  int failures = 0;                   // that are to come
   Result<Put> put(std::string const& key, std::string const& file) override { return store_.put(key, file); }
   Result<std::size_t> get(std::string const& key, std::uint64_t offset, std::span<char> to) override {
+    if (failures > 0 && failures-- > 0) return Status::temporary("busy");
     bytes += to.size();
     most = std::max<std::uint64_t>(most, to.size());
     return store_.get(key, offset, to);
@@ -921,6 +923,36 @@ TEST_CASE("archive: the same lines in another order, under the same name, are th
     CHECK(settled.size() == (same ? 40 : 0));
     CHECK(*read_file(path) == encoder.pending());
   }
+}
+
+TEST_CASE("archive: a name that is taken, and a store that fails while its content is compared: it is tried again") {
+  TempFolder const temp;
+  std::string const archive = temp / "a";
+  HandClock clock;
+  std::vector<Event> const events = {{"5", event_line(5, 600)}, {"6", event_line(6, 601)}};
+  std::set<std::string> settled;
+  ArchivePutOptions options;
+  REQUIRE(deliver(real_disk(), clock, archive, events, settled, 5, options));
+  std::filesystem::remove_all(archive + "/.spool");
+  options.level = 19;  // the same lines in other bytes
+  auto store = open_directory_store(real_disk(), archive, true);
+  REQUIRE(store);
+  CountingStore failing(**store);
+  auto archiver = Archiver::open(real_disk(), clock, failing, "journal/sub", options);
+  REQUIRE(archiver);
+  for (Event const& event : events) {
+    Parsed const parsed(event.line);
+    REQUIRE((*archiver)->add(*parsed, event.delivery));
+  }
+  PositionList stored;
+  for (int round = 0; round < 2; ++round) {
+    failing.failures = 1;
+    Status const status = (*archiver)->settle(true, stored);
+    CHECK(status.code() == Code::temporary);
+    CHECK(stored.texts(10).empty());
+  }
+  REQUIRE((*archiver)->settle(true, stored));
+  CHECK(stored.texts(10) == std::vector<std::string>{"5-6"});
 }
 
 TEST_CASE("archive: an object of a newer layout is refused, and is not said to be damaged") {
