@@ -1,6 +1,7 @@
 #include "common/archive_get.h"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstring>
@@ -88,6 +89,14 @@ class MemoryRun final : public Run {
   std::vector<Entry> entries_;
 };
 
+// As many files as may be: there may be more runs than are open by default.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 // In a temporary file.
 class FileRun final : public Run {
  public:
@@ -158,7 +167,9 @@ class Getter {
  public:
   Getter(ObjectStore& store, ArchiveQuery const& query, std::function<Status(std::string_view)> const& emit,
          ArchiveFound& found)
-      : store_(store), query_(query), emit_(emit), found_(found) {}
+      : store_(store), query_(query), emit_(emit), found_(found) {
+    raise_descriptor_limit();
+  }
 
   // All objects of one hour.
   Status hour(std::vector<ObjectStore::Object> const& objects) {

@@ -1,6 +1,7 @@
 #include "common/archive.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
@@ -453,6 +454,27 @@ TEST_CASE("archive: get is in order of time, once each, whatever overlaps, also 
   CHECK(std::is_sorted(lines.begin(), lines.end(),
                        [&](auto const& a, auto const& b) { return time_of(a) < time_of(b); }));
   CHECK(got(temp / "a") == lines);
+}
+
+TEST_CASE("archive: more objects overlap than files may be open by default") {
+  TempFolder const temp;
+  QuickDisk disk;
+  HandClock clock;
+  std::mt19937_64 random(7);
+  std::vector<Event> events;
+  for (std::uint64_t n = 0; n < 1440; ++n) {
+    events.push_back({std::to_string(n),
+                      event_line(n, 600 + random() % 60, fmt::format(R"(,"pad":"{}")", std::string(16'000, 'p')))});
+  }
+  std::set<std::string> settled;
+  REQUIRE(deliver(disk, clock, temp / "a", events, settled, 100, small_objects(8)));
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+  rlimit const few{48, before.rlim_max};
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &few) == 0);
+  auto const lines = got(temp / "a");
+  CHECK(std::multiset<std::string>(lines.begin(), lines.end()) == lines_of(events));
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
 }
 
 TEST_CASE("archive: get keeps to its times and subjects, and equal bare records are not doubles") {
