@@ -135,6 +135,18 @@ std::vector<std::string> got(std::string const& archive, ArchiveQuery const& que
   return lines;
 }
 
+std::string only_object(std::string const& archive) {
+  auto store = open_directory_store(real_disk(), archive, false);
+  REQUIRE(store);
+  std::string key;
+  REQUIRE(visit_objects(**store, {}, [&](ObjectStore::Object const& object) {
+    REQUIRE(key.empty());
+    key = object.key;
+    return Status{};
+  }));
+  return key;
+}
+
 ArchivePutOptions small_objects(std::uint64_t records) {
   ArchivePutOptions options;
   options.max_records = records;
@@ -246,6 +258,72 @@ TEST_CASE("archive: a full disk at any write only delays") {
       CHECK(failures == 0);
       CHECK(at > 10);
       break;
+    }
+  }
+}
+
+namespace {
+
+class FullDisk final : public QuickDisk {
+ public:
+  bool full = false;
+  Status write_at(int fd, std::string_view bytes, std::uint64_t offset, std::string const& path) override {
+    return full ? Status::from_errno(path, ENOSPC) : QuickDisk::write_at(fd, bytes, offset, path);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("archive: what is not taken since the disk is full makes no object, of a record that comes no more") {
+  TempFolder const temp;
+  HandClock clock;
+  FullDisk disk;
+  auto store = open_directory_store(real_disk(), temp / "a", true);
+  REQUIRE(store);
+  ArchivePutOptions const options;
+  auto archiver = Archiver::open(disk, clock, **store, "journal/sub", options);
+  REQUIRE(archiver);
+  disk.full = true;
+  Parsed const first(event_line(7, 0, fmt::format(R"(,"pad":"{}")", std::string(ObjectEncoder::kAlone, 'x'))));
+  auto taken = (*archiver)->add(*first, "7");
+  CHECK((taken && *taken == Archiver::Taken::held));  // its frame waits in memory
+  Parsed const other(event_line(8, 60));
+  CHECK((*archiver)->add(*other, "8").status().code() == Code::temporary);
+  PositionList stored;
+  CHECK((*archiver)->settle(true, stored).code() == Code::temporary);
+  CHECK(stored.texts(10).empty());
+  disk.full = false;
+  REQUIRE((*archiver)->settle(true, stored));
+  CHECK(stored.texts(10) == std::vector<std::string>{"7"});
+  CHECK(only_object(temp / "a") == "date=2018-07-01/hour=00/journal%2Fsub-7-7.ndjson.zst");
+}
+
+TEST_CASE("archive: frames that are written while records come, on a full disk and in a run that is killed") {
+  std::vector<Event> events;
+  for (std::uint64_t n = 0; n < 18; ++n) {
+    std::string const pad(n % 3 == 0 ? ObjectEncoder::kAlone : 100, static_cast<char>('a' + n));
+    events.push_back({std::to_string(n), event_line(n, n % 2 * 60, fmt::format(R"(,"pad":"{}")", pad))});
+  }
+  using Fault = FaultyDisk::Fault;
+  for (auto const fault : {Fault::full_once, Fault::crash_before, Fault::crash_torn, Fault::crash_after}) {
+    for (std::uint64_t at = 1;; ++at) {
+      TempFolder const temp;
+      HandClock clock;
+      std::set<std::string> settled;
+      FaultyDisk disk(fault, at, at);
+      try {
+        for (int tries = 0; tries < 3 && settled.size() < events.size(); ++tries)
+          (void)deliver(disk, clock, temp / "a", events, settled, 5, small_objects(6));
+      } catch (Crash const&) {
+      }
+      QuickDisk good;
+      REQUIRE(deliver(good, clock, temp / "a", events, settled, 7, small_objects(8)).ok());
+      CHECK(settled.size() == events.size());
+      CHECK(archived(temp / "a") == lines_of(events));
+      if (!disk.struck()) {
+        CHECK(at > 15);
+        break;
+      }
     }
   }
 }
@@ -656,18 +734,6 @@ std::string with_index(std::string const& object, ObjectSummary summary, std::ve
   summary.stored_bytes = file.size();
   summary.stored_digest = digest.text();
   return file + summary_frame(summary);
-}
-
-std::string only_object(std::string const& archive) {
-  auto store = open_directory_store(real_disk(), archive, false);
-  REQUIRE(store);
-  std::string key;
-  REQUIRE(visit_objects(**store, {}, [&](ObjectStore::Object const& object) {
-    REQUIRE(key.empty());
-    key = object.key;
-    return Status{};
-  }));
-  return key;
 }
 
 void write_file(std::string const& path, std::string_view text) {
