@@ -12,10 +12,11 @@
 namespace inflight {
 
 namespace {
-constexpr std::size_t kFrame = 128 << 10;  // of lines: the smaller, the less is read for one subject
-constexpr std::size_t kLongest = 1 << 20;  // of lines of one subject
-constexpr std::uint32_t kNobody = 0;       // number of those without a subject
-constexpr std::size_t kName = 100;         // about what a subject takes
+constexpr std::size_t kFrame = 128 << 10;       // of lines: the smaller, the less is read for one subject
+constexpr std::size_t kLongest = 1 << 20;       // of lines of one subject
+constexpr std::uint32_t kNobody = 0;            // number of those without a subject
+constexpr std::size_t kName = 100;              // about what a subject takes, and its bytes
+constexpr std::size_t kIndexLines = 256 << 10;  // of the index that are compressed together
 }  // namespace
 
 struct ObjectEncoder::State {
@@ -36,6 +37,7 @@ struct ObjectEncoder::State {
   LineBlocks lines{memory};
   std::vector<Waiting> waiting;
   std::unordered_map<std::string, std::uint32_t> numbers;  // of the subjects of these, from 1 on
+  std::size_t numbered = 0;                                // bytes of these
   std::string name;                                        // scratch
 
   std::string frame;  // lines
@@ -52,7 +54,9 @@ struct ObjectEncoder::State {
   std::uint32_t number_of(std::optional<std::string_view> subject) {
     if (!subject) return kNobody;
     name.assign(*subject);
-    return numbers.try_emplace(name, static_cast<std::uint32_t>(numbers.size() + 1)).first->second;
+    auto const [at, is_new] = numbers.try_emplace(name, static_cast<std::uint32_t>(numbers.size() + 1));
+    if (is_new) numbered += name.size() + kName;
+    return at->second;
   }
 
   // Begins or goes on with a group of the frame that is made.
@@ -79,6 +83,7 @@ struct ObjectEncoder::State {
     append_index_line(index_lines, entry);
     index_lines += '\n';
     entry.groups.clear();
+    if (index_lines.size() >= kIndexLines) flush_index();
   }
 
   void end_frame() {
@@ -127,6 +132,7 @@ struct ObjectEncoder::State {
     std::string().swap(frame);
     waiting = {};
     numbers = {};
+    numbered = 0;
     lines.clear();
     flush_index();
   }
@@ -183,7 +189,7 @@ ObjectSummary const& ObjectEncoder::finish(std::string source, std::string posit
 std::string& ObjectEncoder::pending() { return state_->pending; }
 std::size_t ObjectEncoder::waiting() const {
   State const& s = *state_;
-  return s.memory + s.waiting.capacity() * sizeof(State::Waiting) + s.numbers.size() * kName;
+  return s.memory + s.waiting.capacity() * sizeof(State::Waiting) + s.numbered;
 }
 std::size_t ObjectEncoder::indexed() const { return state_->index.size(); }
 ObjectSummary const& ObjectEncoder::summary() const { return state_->summary; }

@@ -1,6 +1,7 @@
 #include "common/archive_get.h"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstring>
@@ -25,6 +26,7 @@ namespace {
 constexpr std::size_t kAlone = 20 << 20;   // an object that nothing else competes with is sorted in pieces of this size
 constexpr std::size_t kCrowded = 8 << 20;  // and in these, written to a file, where others hold more than kOthers
 constexpr std::size_t kOthers = 10 << 20;
+constexpr std::size_t kGroups = 32'000;  // of what an index says, of all objects of an hour: about 4 MiB
 constexpr std::size_t kUuid = 36;
 constexpr std::size_t kFileBuffer = 64 << 10;
 
@@ -86,6 +88,14 @@ class MemoryRun final : public Run {
   LineBlocks lines_;
   std::vector<Entry> entries_;
 };
+
+// As many files as may be: there may be more runs than are open by default.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
 
 // In a temporary file.
 class FileRun final : public Run {
@@ -157,12 +167,15 @@ class Getter {
  public:
   Getter(ObjectStore& store, ArchiveQuery const& query, std::function<Status(std::string_view)> const& emit,
          ArchiveFound& found)
-      : store_(store), query_(query), emit_(emit), found_(found) {}
+      : store_(store), query_(query), emit_(emit), found_(found) {
+    raise_descriptor_limit();
+  }
 
   // All objects of one hour.
   Status hour(std::vector<ObjectStore::Object> const& objects) {
     std::vector<Candidate> candidates;
     std::size_t ahead = 0;
+    groups_ = 0;
     for (auto const& object : objects) {
       while (ahead < objects.size()) {
         auto const range = summary_range(objects[ahead]);
@@ -204,7 +217,15 @@ class Getter {
     ObjectStore::Object object;
     ObjectSummary summary;
     std::optional<std::vector<ArchiveFrame>> frames;  // that may hold something; none: all of it is read
+    bool places = false;                              // there is nothing of these but where they are
   };
+
+  Result<std::vector<ArchiveFrame>> wanted_frames(ObjectStore::Object const& object, ObjectSummary const& summary) {
+    return read_index(store_, object, summary, [this](ArchiveFrame const& frame) {
+      return std::any_of(frame.groups.begin(), frame.groups.end(),
+                         [this](ArchiveGroup const& group) { return query_.may_want(group); });
+    });
+  }
 
   // Each is archived under a prefix of its own, or two fleets become one. What a journal's source calls itself is its
   // UUID, a dot and the subscriber.
@@ -226,15 +247,21 @@ class Getter {
     if ((query_.from && summary->last < *query_.from) || (query_.to && summary->first >= *query_.to))
       return std::optional<Candidate>();
     tell_exchanges(summary->source);
-    Candidate candidate{object, std::move(*summary), {}};
+    Candidate candidate{object, std::move(*summary), {}, false};
     if (query_.by_subject() && candidate.summary.index) {
-      auto frames = read_index(store_, object, candidate.summary, [this](ArchiveFrame const& frame) {
-        return std::any_of(frame.groups.begin(), frame.groups.end(),
-                           [this](ArchiveGroup const& group) { return query_.may_want(group); });
-      });
+      auto frames = wanted_frames(object, candidate.summary);
       if (!frames) return frames.status();
       if (frames->empty()) return std::optional<Candidate>();
       candidate.frames = std::move(*frames);
+      // A fleet's ranges want most groups of most objects: what does not fit is read again.
+      std::size_t groups = 0;
+      for (ArchiveFrame const& frame : *candidate.frames) groups += frame.groups.size();
+      candidate.places = groups_ + groups > kGroups;
+      if (candidate.places) {
+        for (ArchiveFrame& frame : *candidate.frames) frame.groups = {};
+      } else {
+        groups_ += groups;
+      }
     }
     return std::optional<Candidate>(std::move(candidate));
   }
@@ -293,7 +320,13 @@ class Getter {
       return wants(record, time) ? take(record, time) : Status{};
     };
     if (!candidate.frames) return read_records_of(store_, candidate.object, candidate.summary, take_wanted);
-    for (ArchiveFrame const& frame : *candidate.frames) {
+    std::vector<ArchiveFrame> again;
+    if (candidate.places) {
+      auto frames = wanted_frames(candidate.object, candidate.summary);
+      if (!frames) return frames.status();
+      again = std::move(*frames);
+    }
+    for (ArchiveFrame const& frame : candidate.places ? again : *candidate.frames) {
       for (; !frames_ahead_.empty(); frames_ahead_ = frames_ahead_.subspan(1)) {
         auto const& [key, next] = frames_ahead_.front();
         if (!store_.expect(*key, next->offset, next->size)) break;
@@ -337,6 +370,7 @@ class Getter {
   std::function<Status(std::string_view)> const& emit_;
   ArchiveFound& found_;
   std::size_t memory_ = 0;
+  std::size_t groups_ = 0;  // of the candidates
   std::string exchange_;
   bool several_ = false;  // of these, and it was told
   Runs runs_;

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "common/json_text.h"
 #include "common/zstd_frames.h"
@@ -15,6 +16,7 @@ namespace inflight {
 namespace {
 
 constexpr std::size_t kLongestLine = 64 << 20;  // what says more of one frame is no index
+constexpr std::uint64_t kPiece = 4 << 20;       // what is longer is read in pieces
 constexpr char const* kMismatch = "it does not match the frames";
 
 constexpr std::int64_t kMillisecond = 1'000'000;
@@ -46,13 +48,22 @@ ArchiveFrame frame_of(nlohmann::json const& json) {
   return frame;
 }
 
-Result<std::string> bytes_at(ObjectStore& store, ObjectStore::Object const& object, std::uint64_t offset,
-                             std::uint64_t size) {
-  std::string bytes(size, '\0');
-  auto got = store.get(object.key, offset, bytes);
-  if (!got) return got.status();
-  if (*got != size) return damaged_object(store, object.key, "it is shorter than it was");
-  return bytes;
+// Hands over the bytes from `offset` on, of what is long piece by piece: no answer need be larger, and memory does not
+// grow with what an index says of its size. `take` returns what is wrong, as `bad` tells it.
+template <typename Bad>
+Status read_pieces(ObjectStore& store, ObjectStore::Object const& object, std::uint64_t offset, std::uint64_t size,
+                   Bad const& bad, std::function<std::string(std::string_view)> const& take) {
+  std::string piece;
+  while (size > 0) {
+    piece.resize(std::min(size, kPiece));
+    auto got = store.get(object.key, offset, piece);
+    if (!got) return got.status();
+    if (*got != piece.size()) return damaged_object(store, object.key, "it is shorter than it was");
+    if (std::string const wrong = take(piece); !wrong.empty()) return bad(wrong);
+    offset += piece.size();
+    size -= piece.size();
+  }
+  return {};
 }
 
 }  // namespace
@@ -89,10 +100,6 @@ Result<std::vector<ArchiveFrame>> read_index(ObjectStore& store, ObjectStore::Ob
   };
   std::uint64_t const begin = summary.index->offset, size = summary.index->size;
   if (begin < 8 || begin > summary.stored_bytes || summary.stored_bytes - begin != size) return bad("its place");
-  auto frame = bytes_at(store, object, begin - 8, size + 8);
-  if (!frame) return frame.status();
-  if (!frame->starts_with(frame_head(kIndexFrame, static_cast<std::uint32_t>(size)))) return bad("its frame");
-
   std::vector<ArchiveFrame> frames;
   std::uint64_t records = 0, bytes = 0, offset = 0;
   // What is wrong with a line, or empty.
@@ -111,24 +118,31 @@ Result<std::vector<ArchiveFrame>> read_index(ObjectStore& store, ObjectStore::Ob
   };
   std::string line, wrong;
   FrameReader reader;
-  std::string const broken = reader.read(
-      std::string_view(*frame).substr(8),
-      [&](std::string_view text) {
-        while (wrong.empty()) {
-          std::size_t const end = text.find('\n');
-          line.append(text.substr(0, end));
-          if (end == std::string_view::npos) {
-            if (line.size() > kLongestLine) wrong = "a line that is too long";
-            return;
-          }
-          wrong = take_line(line);
-          line.clear();
-          text.remove_prefix(end + 1);
+  auto take_text = [&](std::string_view text) {
+    while (wrong.empty()) {
+      std::size_t const end = text.find('\n');
+      line.append(text.substr(0, end));
+      if (end == std::string_view::npos) {
+        if (line.size() > kLongestLine) wrong = "a line that is too long";
+        return;
+      }
+      wrong = take_line(line);
+      line.clear();
+      text.remove_prefix(end + 1);
+    }
+  };
+  std::string const head = frame_head(kIndexFrame, static_cast<std::uint32_t>(size));
+  bool first = true;
+  Status const status =
+      read_pieces(store, object, begin - head.size(), size + head.size(), bad, [&](std::string_view piece) {
+        if (std::exchange(first, false)) {
+          if (!piece.starts_with(head)) return std::string("its frame");
+          piece.remove_prefix(head.size());
         }
-      },
-      [](std::size_t) {});
-  if (!broken.empty()) return bad(broken);
-  if (!wrong.empty()) return bad(wrong);
+        std::string const broken = reader.read(piece, take_text, [](std::size_t) {});
+        return broken.empty() ? wrong : broken;
+      });
+  if (!status.ok()) return status;
   if (reader.inside() || !line.empty()) return bad("its length");
   if (offset != begin - 8 || bytes != summary.bytes || records != summary.records) return bad(kMismatch);
   return frames;
@@ -184,21 +198,22 @@ Status read_frame(ObjectStore& store, ObjectStore::Object const& object, Archive
   auto const bad = [&](std::string_view why) {
     return damaged_object(store, object.key, fmt::format("the frame at byte {}: {}", frame.offset, why));
   };
-  auto compressed = bytes_at(store, object, frame.offset, frame.size);
-  if (!compressed) return compressed.status();
   std::string text;
   text.reserve(std::min<std::uint64_t>(frame.bytes, 2 << 20) + kRecordPadding);
   FrameReader reader;
   std::size_t frames = 0;
   bool too_long = false;
-  std::string const wrong = reader.read(
-      *compressed,
-      [&](std::string_view bytes) {
-        too_long = too_long || text.size() + bytes.size() > frame.bytes;
-        if (!too_long) text += bytes;
-      },
-      [&](std::size_t) { ++frames; });
-  if (!wrong.empty()) return bad(wrong);
+  Status const read =
+      read_pieces(store, object, frame.offset, frame.size, bad, [&](std::string_view piece) -> std::string {
+        return reader.read(
+            piece,
+            [&](std::string_view bytes) {
+              too_long = too_long || text.size() + bytes.size() > frame.bytes;
+              if (!too_long) text += bytes;
+            },
+            [&](std::size_t) { ++frames; });
+      });
+  if (!read.ok()) return read;
   if (too_long || reader.inside() || frames != 1 || text.size() != frame.bytes || !text.ends_with('\n'))
     return bad("its length is not what the index says");
   std::size_t const size = text.size();

@@ -175,6 +175,7 @@ struct Archiver::State {
     auto left = sum_of_lines(**local, **here);
     if (!left) return left.status();
     auto right = sum_of_lines(store, **there);
+    if (right.status().code() == Code::temporary) return right.status();
     return right && *right == *left;
   }
 
@@ -229,6 +230,8 @@ struct Archiver::State {
     auto const time = archive_time(record);
     std::int64_t const hour = hour_of(time.value_or(clock.now()));
     auto at = by_hour.find(hour);
+    // Before one is opened: with a failure here it would stay empty, and might be put so.
+    if (Status status = make_room(at == by_hour.end() ? nullptr : &*at->second); !status.ok()) return status;
     if (at == by_hour.end()) {
       if (open.size() == kOpen) {
         close(open.begin());
@@ -237,8 +240,6 @@ struct Archiver::State {
       if (Status status = open_object(hour); !status.ok()) return status;
       at = by_hour.find(hour);
     }
-    if (Status status = make_room(*at->second); !status.ok()) return status;
-
     OpenObject& object = *at->second;
     auto const subject = archive_subject(record);
     ArchiveGroup::Span span{key.position, key.position};
@@ -247,6 +248,7 @@ struct Archiver::State {
     object.encoder.add(
         {record.line(), time.value_or(begin_of_hour(hour)), subject, positioned ? std::optional(span) : std::nullopt});
     waiting += object.encoder.waiting();
+    was_cut = was_cut || record.line().size() >= ObjectEncoder::kAlone;
     ++taken;
     if (!positioned && !delivery.empty()) (void)parse_positions(delivery, parsed);
     object.positions.add(parsed);
@@ -288,11 +290,11 @@ struct Archiver::State {
     return {};
   }
 
-  // So that one more line may wait in this object.
-  Status make_room(OpenObject& object) {
+  // So that one more line may wait in this object, or in one that is to be opened.
+  Status make_room(OpenObject* object) {
     if (Status status = write_rest(); !status.ok()) return status;
-    if (object.encoder.waiting() >= kStretch) {
-      cut(object);
+    if (object != nullptr && object->encoder.waiting() >= kStretch) {
+      cut(*object);
     } else if (waiting >= kWaiting) {
       cut(*std::max_element(open.begin(), open.end(), [](OpenObject const& a, OpenObject const& b) {
         return a.encoder.waiting() < b.encoder.waiting();

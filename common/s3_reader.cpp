@@ -70,25 +70,36 @@ void S3Reader::drop(std::deque<std::shared_ptr<Block>>& blocks) {
 }
 
 bool S3Reader::expect(std::string const& key, std::uint64_t offset, std::uint64_t size) {
-  if (size == 0 || size > kExpectedBytes) return true;  // it is asked for when it is wanted
+  // It is asked for when it is wanted, or need not be.
+  if (size == 0 || size > kExpectedBytes || is_there(key, offset, size)) return true;
   if (expected_.size() >= kExpected || expected_bytes_ + size > kExpectedBytes) return false;
   expected_.push_back(start(key, offset, size));
   expected_bytes_ += size;
   return true;
 }
 
-Result<std::size_t> S3Reader::get_one(std::string const& key, std::uint64_t offset, std::span<char> to) {
-  auto const within = [&](Block const& block) {
-    return block.key == key && offset >= block.offset && offset + to.size() <= block.offset + block.answer.body.size();
-  };
-  if (!latest_ || !within(*latest_)) {
-    auto const at = std::find_if(expected_.begin(), expected_.end(), [&](auto const& block) {
-      return block->key == key && block->offset == offset && block->size == to.size();
-    });
-    if (at != expected_.end()) {
-      latest_ = *at;
-      expected_bytes_ -= latest_->size;
-      expected_.erase(at);
+std::shared_ptr<S3Reader::Block> S3Reader::take_expected(std::string const& key, std::uint64_t offset,
+                                                         std::uint64_t size) {
+  auto const at = std::find_if(expected_.begin(), expected_.end(), [&](auto const& block) {
+    return block->key == key && block->offset == offset && block->size == size;
+  });
+  if (at == expected_.end()) return nullptr;
+  auto block = *at;
+  expected_bytes_ -= size;
+  expected_.erase(at);
+  return block;
+}
+
+bool S3Reader::is_there(std::string const& key, std::uint64_t offset, std::uint64_t size) const {
+  return latest_ && latest_->key == key && offset >= latest_->offset &&
+         offset + size <= latest_->offset + latest_->answer.body.size();
+}
+
+Result<std::size_t> S3Reader::get_one(std::string const& key, std::uint64_t offset, std::span<char> to,
+                                      std::shared_ptr<Block> expected) {
+  if (expected || !is_there(key, offset, to.size())) {
+    if (expected) {
+      latest_ = std::move(expected);
     } else {
       latest_ = std::make_shared<Block>();
       *latest_ = {key, offset, to.size(), true, false, {}, client_.ask(range(key, offset, to.size()), patience_)};
@@ -113,8 +124,11 @@ Result<std::size_t> S3Reader::get(std::string const& key, std::uint64_t offset, 
     key_ = key;
     total_ = next_ = 0;
   }
+  // What was expected is taken in any case: else it would stay, and soon nothing more could be expected.
+  auto expected = take_expected(key, offset, to.size());
   bool const from_begin = offset == 0 && to.size() >= kBlock / 2;
-  if (!from_begin && (offset == 0 || offset != next_)) return get_one(key, offset, to);
+  if (expected || (!from_begin && (offset == 0 || offset != next_)))
+    return get_one(key, offset, to, std::move(expected));
   if (offset == 0) drop(blocks_);
   std::size_t copied = 0;
   while (copied < to.size()) {

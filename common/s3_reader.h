@@ -38,7 +38,12 @@ class S3Reader {
   };
   std::shared_ptr<Block> start(std::string const& key, std::uint64_t offset, std::uint64_t size);
   [[nodiscard]] Status finish(Block& block);
-  [[nodiscard]] Result<std::size_t> get_one(std::string const& key, std::uint64_t offset, std::span<char> to);
+  // Out of what is expected, as get() is asked for it; none where it was not.
+  std::shared_ptr<Block> take_expected(std::string const& key, std::uint64_t offset, std::uint64_t size);
+  [[nodiscard]] Result<std::size_t> get_one(std::string const& key, std::uint64_t offset, std::span<char> to,
+                                            std::shared_ptr<Block> expected);
+  // Whether these bytes are in what get_one() read last.
+  [[nodiscard]] bool is_there(std::string const& key, std::uint64_t offset, std::uint64_t size) const;
   void drop(std::deque<std::shared_ptr<Block>>& blocks);
 
   S3Client& client_;

@@ -1,4 +1,5 @@
 """s3-archive from outside: as a person uses it, and as a sink below a source that is told by receipts and kills it."""
+import base64
 import collections
 import json
 import os
@@ -231,6 +232,42 @@ class PlainPipe(Folder):
         self.assertEqual(process.wait(30), 143)
         process.stdin.close()
         self.assertEqual(lines(self.archive), collections.Counter([event(1, 1)]))
+
+
+class Memory(Folder):
+    """What the manual says of get, and about as much of put: lines, their subjects and what an index has of them."""
+
+    def peak(self, *command, stdin=None):
+        # By a process of its own: what is measured begins with the size of who starts it.
+        measure = "import os, sys; p = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ); _, s, u = os.wait4(p, 0); " \
+                  "print(os.waitstatus_to_exitcode(s), u.ru_maxrss >> 10, file=sys.stderr)"
+        done = subprocess.run([sys.executable, "-c", measure, S3, *command], stdin=stdin, check=True, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE)
+        self.assertRegex(done.stderr, rb"^0 \d+\n$")
+        return int(done.stderr.split()[1])
+
+    def test_put_of_subjects_that_are_most_of_their_records(self):
+        """Some that wait, and some whose lines are so long that they do not."""
+        noise = base64.b64encode(random.Random(1).randbytes(1 << 20)).decode()
+        for size, count in (10_000, 4_000), (1_300_000, 60):
+            with self.subTest(size), tempfile.TemporaryFile() as text:
+                for n in range(count):
+                    text.write(b'{"subject":"%d %s","recordedtime":"2018-07-01T00:00:00Z"}\n' % (n, noise[:size].encode()))
+                text.seek(0)
+                self.assertLess(self.peak("put", self.archive, "--max-bytes", "1GiB", stdin=text), 72)
+
+    def test_get_of_a_fleets_ranges(self):
+        """Each object of the hour has each unit."""
+        units, objects = 12_000, 30
+        with tempfile.TemporaryFile() as text:
+            for n in range(objects):
+                text.write(b"".join(b'{"subject":"bsu-of-the-fleet-%06d","recordedtime":"2018-07-01T00:%02d:00Z"}\n' % (u, n) for u in range(units)))
+            text.seek(0)
+            subprocess.run([S3, "put", self.archive, "--max-records", str(units)], stdin=text, check=True)
+        ranges = pathlib.Path(self.folder, "ranges")
+        ranges.write_text("".join('{"subject":"bsu-of-the-fleet-%06d","from":"2018-07-01T00:00:00Z","to":"2018-07-01T01:00:00Z"}\n' % u
+                                  for u in range(units)))
+        self.assertLess(self.peak("get", self.archive, "--ranges", str(ranges)), 56)
 
 
 class GetIntoAPipeline(Folder):

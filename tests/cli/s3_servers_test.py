@@ -94,6 +94,17 @@ class S3Tests:
                 self.assertLess(proxy.served, size / 100)
                 print(f"summary: {self.kind.name}: {proxy.served} of {size} bytes for one of 600 units' hours", flush=True)
 
+    def test_what_came_with_the_end_of_an_object_is_not_asked_for_again(self):
+        """Nor is what begins an object and was asked for ahead; what nobody takes would be in the way of what is asked for later."""
+        noise = base64.b64encode(random.Random(3).randbytes(1_200_000)).decode()
+        long = [event(n, n * 3600, "u1", pad=noise) for n in range(2)]
+        short = [event(n, n * 3600, f"u{n % 2}") for n in range(2, 20)]
+        self.call("put", stdin="\n".join(long + short))
+        with Proxy(self.s3.port, 1) as proxy:
+            got = self.call("get", "--subject", "u1", env=self.s3.environment(proxy.url)).stdout
+            self.assertEqual(got.splitlines(), long + short[1::2])
+            self.assertEqual(proxy.seen["GET 206"], 2 * len(long) + len(short))
+
     def test_answers_that_break_are_asked_for_again(self):
         """Several ranges are on their way at once: one that fails while another is waited for is no end of an object."""
         rng = random.Random(7)

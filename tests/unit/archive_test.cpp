@@ -1,6 +1,7 @@
 #include "common/archive.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
@@ -134,6 +135,18 @@ std::vector<std::string> got(std::string const& archive, ArchiveQuery const& que
   return lines;
 }
 
+std::string only_object(std::string const& archive) {
+  auto store = open_directory_store(real_disk(), archive, false);
+  REQUIRE(store);
+  std::string key;
+  REQUIRE(visit_objects(**store, {}, [&](ObjectStore::Object const& object) {
+    REQUIRE(key.empty());
+    key = object.key;
+    return Status{};
+  }));
+  return key;
+}
+
 ArchivePutOptions small_objects(std::uint64_t records) {
   ArchivePutOptions options;
   options.max_records = records;
@@ -245,6 +258,72 @@ TEST_CASE("archive: a full disk at any write only delays") {
       CHECK(failures == 0);
       CHECK(at > 10);
       break;
+    }
+  }
+}
+
+namespace {
+
+class FullDisk final : public QuickDisk {
+ public:
+  bool full = false;
+  Status write_at(int fd, std::string_view bytes, std::uint64_t offset, std::string const& path) override {
+    return full ? Status::from_errno(path, ENOSPC) : QuickDisk::write_at(fd, bytes, offset, path);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("archive: what is not taken since the disk is full makes no object, of a record that comes no more") {
+  TempFolder const temp;
+  HandClock clock;
+  FullDisk disk;
+  auto store = open_directory_store(real_disk(), temp / "a", true);
+  REQUIRE(store);
+  ArchivePutOptions const options;
+  auto archiver = Archiver::open(disk, clock, **store, "journal/sub", options);
+  REQUIRE(archiver);
+  disk.full = true;
+  Parsed const first(event_line(7, 0, fmt::format(R"(,"pad":"{}")", std::string(ObjectEncoder::kAlone, 'x'))));
+  auto taken = (*archiver)->add(*first, "7");
+  CHECK((taken && *taken == Archiver::Taken::held));  // its frame waits in memory
+  Parsed const other(event_line(8, 60));
+  CHECK((*archiver)->add(*other, "8").status().code() == Code::temporary);
+  PositionList stored;
+  CHECK((*archiver)->settle(true, stored).code() == Code::temporary);
+  CHECK(stored.texts(10).empty());
+  disk.full = false;
+  REQUIRE((*archiver)->settle(true, stored));
+  CHECK(stored.texts(10) == std::vector<std::string>{"7"});
+  CHECK(only_object(temp / "a") == "date=2018-07-01/hour=00/journal%2Fsub-7-7.ndjson.zst");
+}
+
+TEST_CASE("archive: frames that are written while records come, on a full disk and in a run that is killed") {
+  std::vector<Event> events;
+  for (std::uint64_t n = 0; n < 18; ++n) {
+    std::string const pad(n % 3 == 0 ? ObjectEncoder::kAlone : 100, static_cast<char>('a' + n));
+    events.push_back({std::to_string(n), event_line(n, n % 2 * 60, fmt::format(R"(,"pad":"{}")", pad))});
+  }
+  using Fault = FaultyDisk::Fault;
+  for (auto const fault : {Fault::full_once, Fault::crash_before, Fault::crash_torn, Fault::crash_after}) {
+    for (std::uint64_t at = 1;; ++at) {
+      TempFolder const temp;
+      HandClock clock;
+      std::set<std::string> settled;
+      FaultyDisk disk(fault, at, at);
+      try {
+        for (int tries = 0; tries < 3 && settled.size() < events.size(); ++tries)
+          (void)deliver(disk, clock, temp / "a", events, settled, 5, small_objects(6));
+      } catch (Crash const&) {
+      }
+      QuickDisk good;
+      REQUIRE(deliver(good, clock, temp / "a", events, settled, 7, small_objects(8)).ok());
+      CHECK(settled.size() == events.size());
+      CHECK(archived(temp / "a") == lines_of(events));
+      if (!disk.struck()) {
+        CHECK(at > 15);
+        break;
+      }
     }
   }
 }
@@ -455,6 +534,27 @@ TEST_CASE("archive: get is in order of time, once each, whatever overlaps, also 
   CHECK(got(temp / "a") == lines);
 }
 
+TEST_CASE("archive: more objects overlap than files may be open by default") {
+  TempFolder const temp;
+  QuickDisk disk;
+  HandClock clock;
+  std::mt19937_64 random(7);
+  std::vector<Event> events;
+  for (std::uint64_t n = 0; n < 1440; ++n) {
+    events.push_back({std::to_string(n),
+                      event_line(n, 600 + random() % 60, fmt::format(R"(,"pad":"{}")", std::string(16'000, 'p')))});
+  }
+  std::set<std::string> settled;
+  REQUIRE(deliver(disk, clock, temp / "a", events, settled, 100, small_objects(8)));
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+  rlimit const few{48, before.rlim_max};
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &few) == 0);
+  auto const lines = got(temp / "a");
+  CHECK(std::multiset<std::string>(lines.begin(), lines.end()) == lines_of(events));
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+}
+
 TEST_CASE("archive: get keeps to its times and subjects, and equal bare records are not doubles") {
   TempFolder temp;
   QuickDisk disk;
@@ -594,14 +694,17 @@ std::string subject_line(std::mt19937& random, std::uint64_t n, std::size_t leng
   return fmt::format(R"({{{}{}"n":{},"text":"{}"}})", subject, time, n, std::string(length, 'x'));
 }
 
-// Counts what is read of the objects.
+// Counts what is read of the objects, and fails for a while where it is told to.
 class CountingStore final : public ObjectStore {
  public:
   explicit CountingStore(ObjectStore& store) : store_(store) {}
-  std::uint64_t bytes = 0;
+  std::uint64_t bytes = 0, most = 0;  // of one call
+  int failures = 0;                   // that are to come
   Result<Put> put(std::string const& key, std::string const& file) override { return store_.put(key, file); }
   Result<std::size_t> get(std::string const& key, std::uint64_t offset, std::span<char> to) override {
+    if (failures > 0 && failures-- > 0) return Status::temporary("busy");
     bytes += to.size();
+    most = std::max<std::uint64_t>(most, to.size());
     return store_.get(key, offset, to);
   }
   Result<std::optional<Object>> find(std::string const& key) override { return store_.find(key); }
@@ -631,18 +734,6 @@ std::string with_index(std::string const& object, ObjectSummary summary, std::ve
   summary.stored_bytes = file.size();
   summary.stored_digest = digest.text();
   return file + summary_frame(summary);
-}
-
-std::string only_object(std::string const& archive) {
-  auto store = open_directory_store(real_disk(), archive, false);
-  REQUIRE(store);
-  std::string key;
-  REQUIRE(visit_objects(**store, {}, [&](ObjectStore::Object const& object) {
-    REQUIRE(key.empty());
-    key = object.key;
-    return Status{};
-  }));
-  return key;
 }
 
 void write_file(std::string const& path, std::string_view text) {
@@ -741,6 +832,44 @@ TEST_CASE("archive: of one subject little is read, and nothing of hours that no 
     CHECK(counting.bytes < hours * ((32 << 10) + stored / 4 / 5));
     CHECK(counting.bytes > hours * (32 << 10));
   }
+}
+
+TEST_CASE("archive: a long frame and a long index are asked for in pieces: of answers a server's is bounded") {
+  TempFolder const temp;
+  std::string const archive = temp / "a";
+  HandClock clock;
+  std::mt19937 random(3);
+  auto const noise = [&](std::size_t size) {
+    std::string text(size, ' ');
+    for (char& c : text) c = static_cast<char>('0' + random() % 10 + (random() % 2) * ('a' - '0'));
+    return text;
+  };
+  std::vector<Event> events;
+  for (std::uint64_t n = 0; n < 4; ++n) {
+    events.push_back(
+        {std::to_string(n),
+         fmt::format(R"({{"subject":"u{}","recordedtime":"2018-07-01T00:00:0{}Z","noise":"{}"}})",
+                     n < 3 ? noise(3 << 20) : std::string("x"), n, n < 3 ? std::string() : noise(10 << 20))});
+  }
+  std::set<std::string> settled;
+  REQUIRE(deliver(real_disk(), clock, archive, events, settled, 100, {}));
+  auto store = open_directory_store(real_disk(), archive, false);
+  REQUIRE(store);
+  ArchiveQuery query;
+  query.subjects = {"ux"};
+  CountingStore counting(**store);
+  ArchiveFound found;
+  std::vector<std::string> lines;
+  REQUIRE(archive_get(
+      counting, query,
+      [&](std::string_view line) {
+        lines.emplace_back(line);
+        return Status{};
+      },
+      found));
+  CHECK(lines == std::vector<std::string>{events[3].line});
+  CHECK(counting.bytes > 9 << 20);  // of both
+  CHECK(counting.most == 4 << 20);
 }
 
 TEST_CASE("archive: a flip of any byte is found by a query of one subject too, or changes nothing of its answer") {
@@ -882,6 +1011,36 @@ TEST_CASE("archive: the same lines in another order, under the same name, are th
     CHECK(settled.size() == (same ? 40 : 0));
     CHECK(*read_file(path) == encoder.pending());
   }
+}
+
+TEST_CASE("archive: a name that is taken, and a store that fails while its content is compared: it is tried again") {
+  TempFolder const temp;
+  std::string const archive = temp / "a";
+  HandClock clock;
+  std::vector<Event> const events = {{"5", event_line(5, 600)}, {"6", event_line(6, 601)}};
+  std::set<std::string> settled;
+  ArchivePutOptions options;
+  REQUIRE(deliver(real_disk(), clock, archive, events, settled, 5, options));
+  std::filesystem::remove_all(archive + "/.spool");
+  options.level = 19;  // the same lines in other bytes
+  auto store = open_directory_store(real_disk(), archive, true);
+  REQUIRE(store);
+  CountingStore failing(**store);
+  auto archiver = Archiver::open(real_disk(), clock, failing, "journal/sub", options);
+  REQUIRE(archiver);
+  for (Event const& event : events) {
+    Parsed const parsed(event.line);
+    REQUIRE((*archiver)->add(*parsed, event.delivery));
+  }
+  PositionList stored;
+  for (int round = 0; round < 2; ++round) {
+    failing.failures = 1;
+    Status const status = (*archiver)->settle(true, stored);
+    CHECK(status.code() == Code::temporary);
+    CHECK(stored.texts(10).empty());
+  }
+  REQUIRE((*archiver)->settle(true, stored));
+  CHECK(stored.texts(10) == std::vector<std::string>{"5-6"});
 }
 
 TEST_CASE("archive: an object of a newer layout is refused, and is not said to be damaged") {
