@@ -83,7 +83,6 @@ class InfluxToPostgres(Engines):
     write_old = "influx-write $OLD --options points.opts"
     before = "influx-read $OLD --measurement reading --to {to}"
     times_of_old = f"influx-read $OLD --measurement reading {TIMES}"
-    errors = (RuntimeError, TimeoutError, http.client.HTTPException)
 
     def __init__(self, folder):
         from demo_postgres import postgres
@@ -182,7 +181,6 @@ class SqliteToSqlite(Engines):
     write_old = "sql-write $OLD --options rows.opts"
     before = "sql-read $OLD --key subject,time --query \"select * from reading where time < '{to}'\""
     times_of_old = f"sql-read $OLD --table reading {TIMES}"
-    errors = (sqlite3.Error,)
 
     def __init__(self, folder):
         self.folder, self.service = folder, Service(self.ask_old)
