@@ -65,6 +65,8 @@ class Postgres(PrivateServer):
         (self.dir / "data" / "postmaster.pid").unlink(missing_ok=True)
         self.spawn("postgres", [*AS, str(BIN / "postgres"), "-D", str(self.dir / "data"), "-p", str(self.port), "-c", "listen_addresses=127.0.0.1",
                                 "-c", f"unix_socket_directories={self.dir}/socket", "-c", "max_connections=30", "-c", "shared_buffers=64MB",
+                                # In its folder: what a killed server leaves goes with that.
+                                "-c", "dynamic_shared_memory_type=mmap",
                                 "-c", "autovacuum=off", *words], cwd="/")
 
     def start(self, *options):
