@@ -117,6 +117,7 @@ std::string misplaced(Options const& options) {
   if (command == "put" && range) return "takes neither --from nor --to";
   if (command != "get" && (subject || options.source.limit > 0)) return "takes neither --subject, --ranges nor --limit";
   if (command != "ls" && options.json) return "takes no --json";
+  if (options.ranges.empty() && options.slack != Options().slack) return "takes --slack with --ranges only";
   return "";
 }
 

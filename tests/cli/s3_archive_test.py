@@ -131,6 +131,10 @@ class PlainPipe(Folder):
         done = run([S3, "get", self.archive, "--ranges", "-", "--subject", "bsu-3", "--from", at(7000), "--to", at(7200)], stdin=text)
         self.assertEqual(done.stdout.splitlines(), [some[n] for n in sorted(between(3, 7000, 7200))])
 
+    def test_slack_is_of_ranges(self):
+        done = run([S3, "get", self.folder, "--slack", "1h"])
+        self.assertEqual((done.exit, done.stdout, done.stderr), (2, "", "s3-archive: get takes --slack with --ranges only (try --help)\n"))
+
     def test_no_ranges_are_nothing_to_do(self):
         self.put(event(1, 1) + "\n")
         self.assertEqual(run([S3, "get", self.archive, "--ranges", "-"], stdin=""), (0, "", ""))
