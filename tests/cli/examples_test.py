@@ -228,7 +228,7 @@ class Examples(unittest.TestCase):
 
     def try_going_on(self, command, box):
         words = shlex.split(command)
-        name = words[words.index("--as") + 1] if "--as" in words else None
+        name = words[words.index("--as") + 1] if words[0] == "consume" else None
         process = subprocess.Popen(["bash", "-c", "exec " + command], cwd=box, env=self.environment, stdin=subprocess.DEVNULL,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
