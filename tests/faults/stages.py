@@ -133,10 +133,12 @@ def reorder(count):
 
 
 def hang(marker, number):
-    """Stops for ever at an event: once, or with the marker `-` each time."""
-    armed = marker == "-" or first_time(marker)
+    """Stops for ever at an event: once, and says so by the marker; or with the marker `-` each time."""
+    armed = marker == "-" or not os.path.exists(marker)
     for line in lines():
         if armed and number_of(json.loads(line)) == int(number):
+            if marker != "-":
+                first_time(marker)
             signal.pause()
         emit(line)
 
