@@ -23,6 +23,7 @@ def processes(folder):
 
 
 class DemoCase(unittest.TestCase):
+    maxDiff = None  # all that a demo says of its end
     script, arguments = None, ()
 
     def setUp(self):

@@ -55,13 +55,20 @@ def run(command, stdin="", timeout=60, text=True, **options):
     return Result(done.returncode, *(b.decode("utf-8", "surrogateescape") for b in (done.stdout, done.stderr)))
 
 
+_reserved = []
+
+
 def free_port():
     """A loopback port that nobody listens on now, for servers that cannot choose one themselves. The kernel gives it to no
-    outgoing connection, unless it gives away all above 10,000: so a server finds it free when it is started again."""
+    outgoing connection, unless it gives away all above 10,000: so a server finds it free when it is started again. No other
+    test is given it as long as this process lives: an abstract socket of its number says so, and goes with the process."""
     low = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for attempt in range(100):
         with socket.socket() as s, contextlib.suppress(OSError):
             s.bind(("127.0.0.1", random.SystemRandom().randrange(10_000, low) if low > 11_000 and attempt < 99 else 0))
+            reservation = socket.socket(socket.AF_UNIX)
+            reservation.bind(f"\0inflight-test-port-{s.getsockname()[1]}")
+            _reserved.append(reservation)
             return s.getsockname()[1]
     raise OSError("no port is free")
 
