@@ -175,7 +175,8 @@ struct Archiver::State {
     auto left = sum_of_lines(**local, **here);
     if (!left) return left.status();
     auto right = sum_of_lines(store, **there);
-    if (right.status().code() == Code::temporary) return right.status();
+    // Only what is damaged is another content; what could not be read may be any.
+    if (!right && right.status().code() != Code::defect) return right.status();
     return right && *right == *left;
   }
 

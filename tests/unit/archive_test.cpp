@@ -694,15 +694,27 @@ std::string subject_line(std::mt19937& random, std::uint64_t n, std::size_t leng
   return fmt::format(R"({{{}{}"n":{},"text":"{}"}})", subject, time, n, std::string(length, 'x'));
 }
 
+// One a minute, of each subject in turn.
+std::vector<Event> by_subject(std::uint64_t count, std::uint64_t subjects) {
+  std::vector<Event> events;
+  for (std::uint64_t n = 0; n < count; ++n) {
+    events.push_back(
+        {std::to_string(n),
+         fmt::format(R"({{"subject":"u{}","recordedtime":"2018-07-01T00:{:02}:00Z","n":{}}})", n % subjects, n, n)});
+  }
+  return events;
+}
+
 // Counts what is read of the objects, and fails for a while where it is told to.
 class CountingStore final : public ObjectStore {
  public:
   explicit CountingStore(ObjectStore& store) : store_(store) {}
   std::uint64_t bytes = 0, most = 0;  // of one call
   int failures = 0;                   // that are to come
+  Status failure = Status::temporary("busy");
   Result<Put> put(std::string const& key, std::string const& file) override { return store_.put(key, file); }
   Result<std::size_t> get(std::string const& key, std::uint64_t offset, std::span<char> to) override {
-    if (failures > 0 && failures-- > 0) return Status::temporary("busy");
+    if (failures > 0 && failures-- > 0) return failure;
     bytes += to.size();
     most = std::max<std::uint64_t>(most, to.size());
     return store_.get(key, offset, to);
@@ -876,12 +888,7 @@ TEST_CASE("archive: a flip of any byte is found by a query of one subject too, o
   TempFolder const temp;
   std::string const archive = temp / "a";
   HandClock clock;
-  std::vector<Event> events;
-  for (std::uint64_t n = 0; n < 60; ++n) {
-    events.push_back(
-        {std::to_string(n),
-         fmt::format(R"({{"subject":"u{}","recordedtime":"2018-07-01T00:{:02}:00Z","n":{}}})", n % 5, n, n)});
-  }
+  std::vector<Event> const events = by_subject(60, 5);
   std::set<std::string> settled;
   REQUIRE(deliver(real_disk(), clock, archive, events, settled, 100, {}));
   std::string const path = archive + "/" + only_object(archive);
@@ -981,12 +988,7 @@ TEST_CASE("archive: the same lines in another order, under the same name, are th
   TempFolder const temp;
   std::string const archive = temp / "a";
   HandClock clock;
-  std::vector<Event> events;
-  for (std::uint64_t n = 0; n < 40; ++n) {
-    events.push_back(
-        {std::to_string(n),
-         fmt::format(R"({{"subject":"u{}","recordedtime":"2018-07-01T00:{:02}:00Z","n":{}}})", n % 3, n, n)});
-  }
+  std::vector<Event> const events = by_subject(40, 3);
   for (bool const same : {true, false}) {
     std::set<std::string> settled;
     if (same) REQUIRE(deliver(real_disk(), clock, archive, events, settled, 100, {}));
@@ -1033,10 +1035,11 @@ TEST_CASE("archive: a name that is taken, and a store that fails while its conte
     REQUIRE((*archiver)->add(*parsed, event.delivery));
   }
   PositionList stored;
-  for (int round = 0; round < 2; ++round) {
+  for (Status const& failure : {Status::temporary("busy"), Status::usage("no permission"), Status::temporary("busy")}) {
     failing.failures = 1;
+    failing.failure = failure;
     Status const status = (*archiver)->settle(true, stored);
-    CHECK(status.code() == Code::temporary);
+    CHECK(status.code() == failure.code());
     CHECK(stored.texts(10).empty());
   }
   REQUIRE((*archiver)->settle(true, stored));
