@@ -275,13 +275,9 @@ class Memory(Folder):
 
 
 class GetIntoAPipeline(Folder):
-    def test_get_with_a_state_goes_on_after_kills_and_stores_each_event_once(self):
-        lines = [event(n, n % 3600, f"u{n % 7}") for n in range(20000)]
-        put = run([S3, "put", str(self.archive)], stdin="\n".join(lines) + "\n")
-        self.assertEqual((put.exit, put.stderr), (0, ""))
-        writer = f"{tool('sql-write')} sqlite:{self.folder}/got.db --table t --key id --create --column id=id --column n=/n:int"
-        command = [S3, "get", str(self.archive), "--state", f"{self.folder}/state", "--", f"{writer} --batch-records 100"]
-        rng = random.Random(7)
+    @staticmethod
+    def kill_again_and_again(command, seed):
+        rng = random.Random(seed)
         for _ in range(6):
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             try:
@@ -289,6 +285,14 @@ class GetIntoAPipeline(Folder):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def test_get_with_a_state_goes_on_after_kills_and_stores_each_event_once(self):
+        lines = [event(n, n % 3600, f"u{n % 7}") for n in range(20000)]
+        put = run([S3, "put", str(self.archive)], stdin="\n".join(lines) + "\n")
+        self.assertEqual((put.exit, put.stderr), (0, ""))
+        writer = f"{tool('sql-write')} sqlite:{self.folder}/got.db --table t --key id --create --column id=id --column n=/n:int"
+        command = [S3, "get", str(self.archive), "--state", f"{self.folder}/state", "--", f"{writer} --batch-records 100"]
+        self.kill_again_and_again(command, seed=7)
         # Objects that come meanwhile are not of the range that the state pins.
         later = run([S3, "put", str(self.archive)], stdin=event(99999, 1) + "\n")
         self.assertEqual(later.exit, 0)
@@ -317,14 +321,7 @@ class GetIntoAPipeline(Folder):
         writer = f"{tool('sql-write')} sqlite:{self.folder}/got.db --table t --key id --create --column id=id --column n=/n:int"
         command = [S3, "get", self.archive, "--ranges", str(path), "--slack", "1m", "--state", f"{self.folder}/state", "--",
                    f"{writer} --batch-records 100"]
-        rng = random.Random(11)
-        for _ in range(6):
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            try:
-                process.wait(rng.uniform(0.005, 0.12))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        self.kill_again_and_again(command, seed=11)
         done = run(command)
         self.assertEqual(done.exit, 0, done.stderr)
         self.assertIn("complete", done.stderr)
