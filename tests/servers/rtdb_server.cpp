@@ -173,12 +173,15 @@ void Rtdb::on_completed(void* self, MHD_Connection*, void** state, MHD_RequestTe
   auto& rtdb = *static_cast<Rtdb*>(self);
   auto* const request = static_cast<Request*>(*state);
   if (request == nullptr) return;
-  if (request->counted) {
-    std::lock_guard const lock(rtdb.mutex_);
-    --rtdb.in_flight_;
-  }
+  rtdb.ended(*request);
   delete request;
   *state = nullptr;
+}
+
+void Rtdb::ended(Request& request) {
+  if (!std::exchange(request.counted, false)) return;
+  std::lock_guard const lock(mutex_);
+  --in_flight_;
 }
 
 MHD_Result Rtdb::on_request(void* self, MHD_Connection* connection, char const* url, char const* method, char const*,
@@ -200,13 +203,14 @@ MHD_Result Rtdb::on_request(void* self, MHD_Connection* connection, char const* 
   try {
     return rtdb.route(connection, url, method, request);
   } catch (std::invalid_argument const& e) {  // [ref] "Error conditions": 400
-    return rtdb.send(connection, {400, error_body(e.what())});
+    return rtdb.send(connection, request, {400, error_body(e.what())});
   } catch (std::exception const& e) {  // nothing may pass through the C library below
-    return rtdb.send(connection, {500, error_body(e.what())});
+    return rtdb.send(connection, request, {500, error_body(e.what())});
   }
 }
 
-MHD_Result Rtdb::send(MHD_Connection* connection, Answer const& answer) {
+MHD_Result Rtdb::send(MHD_Connection* connection, Request& request, Answer const& answer) {
+  ended(request);    // before the client can have the answer, and send its next request
   if (answer.cut) {  // half of the body, then the end
     struct Half {
       std::string body;
@@ -241,10 +245,10 @@ MHD_Result Rtdb::send(MHD_Connection* connection, Answer const& answer) {
 }
 
 MHD_Result Rtdb::route(MHD_Connection* connection, std::string_view url, std::string_view method, Request& request) {
-  if (url == "/stats") return send(connection, {200, stats()});
-  if (url == "/control" && method == "POST") return send(connection, control(connection));
+  if (url == "/stats") return send(connection, request, {200, stats()});
+  if (url == "/control" && method == "POST") return send(connection, request, control(connection));
   // [ref] "API Usage": a path of the database ends in .json.
-  if (!url.ends_with(".json")) return send(connection, {404, "Not Found\n", "", "", "text/html"});
+  if (!url.ends_with(".json")) return send(connection, request, {404, "Not Found\n", "", "", "text/html"});
   return database(connection, url.substr(0, url.size() - 5), method, request);
 }
 
@@ -277,14 +281,15 @@ MHD_Result Rtdb::database(MHD_Connection* connection, std::string_view url, std:
       changed_.wait_for(lock, std::chrono::milliseconds(fault->delay), [&] { return ending_; });
     }
     if (fault->name == "error")
-      return send(connection, {fault->status == 0 ? 500U : fault->status, error_body("Internal server error.")});
+      return send(connection, request,
+                  {fault->status == 0 ? 500U : fault->status, error_body("Internal server error.")});
     if (fault->name == "html")
-      return send(connection,
+      return send(connection, request,
                   {fault->status == 0 ? 200U : fault->status, "<html>gone fishing</html>", "", "", "text/html"});
     if (fault->name == "close") return MHD_NO;
     if (fault->name == "too-big")
       return send(
-          connection,
+          connection, request,
           {400, error_body("Data requested exceeds the maximum size that can be accessed with a single request.")});
     if (fault->name == "redirect") {  // [ref] "Streaming": the client must follow HTTP redirects, 307 above all
       std::string location = fmt::format("http://localhost:{}", port_);
@@ -300,12 +305,12 @@ MHD_Result Rtdb::database(MHD_Connection* connection, std::string_view url, std:
         location += fmt::format("{}{}=", std::exchange(before, '&'), name);
         for (char const c : *value) location += fmt::format("%{:02X}", static_cast<unsigned char>(c));
       }
-      return send(connection, {307, "", "", location});
+      return send(connection, request, {307, "", "", location});
     }
     cut = fault->name == "cut";
   }
   std::string const token = token_of(connection);
-  if (std::string const why = refused(token); !why.empty()) return send(connection, {401, error_body(why)});
+  if (std::string const why = refused(token); !why.empty()) return send(connection, request, {401, error_body(why)});
   Path path = split_path(url);
   check_path(path);
   if (streams && cut) {  // within the snapshot
@@ -313,9 +318,9 @@ MHD_Result Rtdb::database(MHD_Connection* connection, std::string_view url, std:
     Answer half{200, event("put", "/", json_of(tree_.find(path)))};
     half.type = "text/event-stream";
     half.cut = true;
-    return send(connection, half);
+    return send(connection, request, half);
   }
-  if (streams) return begin_stream(connection, std::move(path), token);
+  if (streams) return begin_stream(connection, std::move(path), token, request);
   Answer answer;
   if (method == "GET")
     answer = read(connection, path);
@@ -324,7 +329,7 @@ MHD_Result Rtdb::database(MHD_Connection* connection, std::string_view url, std:
   else
     answer = {405, error_body("Method not allowed.")};
   answer.cut = cut;
-  return send(connection, answer);
+  return send(connection, request, answer);
 }
 
 Rtdb::Answer Rtdb::read(MHD_Connection* connection, Path const& path) {
@@ -503,7 +508,7 @@ void Rtdb::tell(Path const& at, bool update, std::vector<Path> const& changed) {
   changed_.notify_all();
 }
 
-MHD_Result Rtdb::begin_stream(MHD_Connection* connection, Path path, std::string token) {
+MHD_Result Rtdb::begin_stream(MHD_Connection* connection, Path path, std::string token, Request& request) {
   Stream* begun = nullptr;
   {
     std::shared_lock const tree_lock(tree_mutex_);
@@ -511,7 +516,7 @@ MHD_Result Rtdb::begin_stream(MHD_Connection* connection, Path path, std::string
     std::lock_guard const lock(mutex_);
     if (first.size() > options_.max_response)
       return send(
-          connection,
+          connection, request,
           {400, error_body("Data requested exceeds the maximum size that can be accessed with a single request.")});
     begun = &streams_.emplace_back();
     begun->path = std::move(path);

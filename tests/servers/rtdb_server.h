@@ -102,8 +102,9 @@ class Rtdb {
 
   MHD_Result route(MHD_Connection*, std::string_view url, std::string_view method, Request& request);
   MHD_Result database(MHD_Connection*, std::string_view url, std::string_view method, Request& request);
-  MHD_Result begin_stream(MHD_Connection*, Path path, std::string token);
-  MHD_Result send(MHD_Connection*, Answer const& answer);
+  MHD_Result begin_stream(MHD_Connection*, Path path, std::string token, Request& request);
+  MHD_Result send(MHD_Connection*, Request& request, Answer const& answer);
+  void ended(Request& request);  // is in flight no longer
   Answer read(MHD_Connection*, Path const& path);
   Answer write(MHD_Connection*, std::string_view method, Path path, Request const& request);
   // Changes the tree, tells the streams, and writes the log. `parts`: as a PATCH has it, else one with an empty path.
