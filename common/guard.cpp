@@ -28,12 +28,16 @@ constexpr std::size_t kWindow = 40;  // samples that are looked at
 constexpr std::size_t kEnough = 10;  // fresh ones before the rate grows
 constexpr std::size_t kFew = 20;
 constexpr double kRoom = 0.75;       // of the target; between it and the target the rate stays
-constexpr double kDeepest = 0.5;     // a cut leaves at least this
-constexpr double kShallowest = 0.9;  // and at most this
+constexpr double kDeepest = 0.3;     // a cut leaves at least this
+constexpr double kShallowest = 0.9;  // and at most this,
+constexpr double kFall = 0.1;        // or, after others that were not enough, the power of it, but at least this
 constexpr double kNear = 0.85;       // of the rate that was too high: up to here half of the way is one step
+constexpr double kSlower = 1.5;      // what doubling becomes where the target is near
 constexpr double kStep = 0.02;       // of the rate that was too high: the first step from there
 constexpr double kFaster = 1.25;     // each is longer than the one before, up to
 constexpr double kLongest = 0.25;    // of the rate
+constexpr double kAgain = 0.95;      // of the rate that was too high, and
+constexpr double kIdle = 0.5;        // of the target: others have gone, it is too high no more
 constexpr double kUsed = 0.7;        // of the rate must be used for it to grow
 constexpr Duration kSettle = std::chrono::milliseconds(500);
 constexpr Duration kSlow = std::chrono::milliseconds(250);
@@ -102,6 +106,9 @@ double Aimd::load(Target const& target) const {
   }
   if (target.of == Target::Of::value) return seen.back() / target.most;
   std::sort(seen.begin(), seen.end());
+  // How far it is exceeded: those above it say so, the percentile only begins to when others have come at once.
+  auto const above = std::upper_bound(seen.begin(), seen.end(), target.most);
+  if (exceeds(target)) return above[std::distance(above, seen.end()) / 2] / target.most;
   auto const rank = static_cast<std::size_t>(std::ceil(target.percentile * count));
   return seen[std::min(seen.size(), std::max<std::size_t>(rank, 1)) - 1] / target.most;
 }
@@ -141,7 +148,8 @@ bool Aimd::exceeds(Target const& target) const {
 void Aimd::cut(double load_now, Duration now) {
   too_high_ = rate_;
   step_ = std::max(kLeast, rate_ * kStep);
-  rate_ = std::max(kLeast, rate_ * std::clamp(1 / load_now, kDeepest, kShallowest));
+  double const one = std::clamp(1 / load_now, kDeepest, kShallowest);
+  rate_ = std::max(kLeast, rate_ * std::max(kFall, std::pow(one, ++cuts_)));
   samples_.clear();
   settles_ = now + kSettle;
   fresh_ = passed_ = 0;
@@ -151,8 +159,9 @@ void Aimd::cut(double load_now, Duration now) {
 void Aimd::grow(double load_now, Duration now) {
   double const used = static_cast<double>(passed_) / std::max(1e-3, seconds_of(now - *since_));
   if (load_now < kRoom && used >= rate_ * kUsed) {
+    if (rate_ >= too_high_ * kAgain && load_now < kIdle) too_high_ = 0;
     if (too_high_ == 0) {
-      rate_ *= 2;
+      rate_ *= std::clamp(kRoom / load_now, kSlower, 2.0);
     } else if (rate_ < too_high_ * kNear) {
       rate_ += std::max(step_, (too_high_ * kNear - rate_) / 2);
     } else {
@@ -164,6 +173,7 @@ void Aimd::grow(double load_now, Duration now) {
   }
   fresh_ = passed_ = 0;
   since_ = now;
+  cuts_ = 0;
 }
 
 // ---- probes

@@ -35,10 +35,11 @@ struct Sample {
 
 // Additive increase, multiplicative decrease, of a rate in records a second.
 //
-// It doubles until the target is first exceeded; then it is cut, by more the more the target is exceeded, at most by
-// half. From there it goes back half-way to the rate that was too high, and near it and beyond it grows by steps, each
-// longer than the one before, as long as what is measured leaves room and the rate is used. What was measured before a
-// cut says nothing of the rate after it.
+// It doubles until the target is first exceeded; then it is cut, by more the more the target is exceeded. A cut
+// that was not enough is followed by a deeper one: others have come, and they wait. From there it goes back
+// half-way to the rate that was too high, and near it and beyond it grows by steps, each longer than the one before, as
+// long as what is measured leaves room and the rate is used. Where half of the target is left there, others have gone,
+// and it doubles again. What was measured before a cut says nothing of the rate after it.
 //
 // Pure bookkeeping: no clock, no probes. Times are those of Clock::steady().
 class Aimd {
@@ -63,6 +64,7 @@ class Aimd {
   double rate_, most_;
   double too_high_ = 0;  // the rate that was cut last; 0: none yet, so it doubles
   double step_ = 0;
+  int cuts_ = 0;  // one after the other, without a rate that kept the target in between
   std::deque<Sample> samples_;
   std::uint64_t fresh_ = 0;          // since the last decision
   std::uint64_t passed_ = 0;         // since then
