@@ -13,7 +13,7 @@
 namespace inflight {
 
 namespace {
-constexpr Duration kTellEvery = std::chrono::seconds(30);  // that we are alive
+constexpr Duration kTellEvery = std::chrono::seconds(30);  // that we are alive, and the operator of the same cause
 constexpr Duration kDrain = std::chrono::seconds(2);       // how long a stop waits for what fails
 constexpr Duration kSoon = std::chrono::seconds(1);        // a refusal that lasts shorter is of no interest
 constexpr Duration kLate = std::chrono::milliseconds(5);   // what a start may be late and yet keep its pace
@@ -148,7 +148,12 @@ Status SinkFlight::look_after(Duration now) {
 
 Status SinkFlight::tell_waiting(Duration now) {
   if (told_of_ == waiting_since_ && now - last_told_ < kTellEvery) return {};
-  if (told_of_ != waiting_since_) say_warning(fmt::format("waiting: {}", why_));
+  // Whoever feels for a service's limit is refused there time and again.
+  if (told_of_ != waiting_since_ && (why_ != said_ || now - said_at_ >= kTellEvery)) {
+    say_warning(fmt::format("waiting: {}", why_));
+    said_ = why_;
+    said_at_ = now;
+  }
   told_of_ = waiting_since_;
   last_told_ = now;
   if (Status status = io_.receipts.waiting(why_); !status.ok()) return status;

@@ -102,8 +102,8 @@ class SinkFlight {
   Duration newest_stored_{};  // when that was started
   bool accepted_ = false;
   std::optional<Duration> waiting_since_, told_of_;  // since when none had an outcome, after one that failed
-  Duration last_outcome_{}, last_told_{};
-  std::string why_;
+  Duration last_outcome_{}, last_told_{}, said_at_{};
+  std::string why_, said_;
 };
 
 }  // namespace inflight

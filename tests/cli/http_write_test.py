@@ -212,6 +212,12 @@ class Answers(HttpWrite):
             self.assertGreaterEqual(at[3] - at[2], 1)
             self.assertEqual((len(server.documents), len(at)), (20, 21))
 
+    def test_it_says_once_why_it_waits_however_often_it_has_to(self):
+        server = self.server(lambda asked, server: (503, f"busy {len(server.asked) // 24}") if len(server.asked) % 4 == 0 else None)
+        done = write(server, [event(n, {}) for n in range(30)], "--max-in-flight", "1")
+        self.assertEqual((done.exit, done.stderr), (0, "http-write: waiting: status 503: busy 0\nhttp-write: waiting: status 503: busy 1\n"))
+        self.assertEqual(len(server.documents), 30)
+
     def test_a_record_that_breaks_the_service_is_found_out_and_only_it(self):
         server = self.server(lambda asked, _: (500, "oops") if b"bad" in asked.body else None, delay=lambda: 0.003)
         records = [event(n, {"n": "bad" if n == 5 else n}, subject=f"s{n}") for n in range(8000)]
