@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "common/json_text.h"
 
 namespace inflight {
@@ -68,6 +70,21 @@ Result<CrawlJobs::Added> CrawlJobs::add(CrawlJob& job) {
   jobs_.emplace(job.id, std::move(entry));
   if (!job.key.empty()) ++documents_due_;
   return Added::accepted;
+}
+
+Result<CrawlJobs::Withdrawn> CrawlJobs::withdraw(CrawlJob& job) {
+  std::lock_guard const lock(mutex_);
+  auto const is_it = [&](auto const& of) {
+    return of.second.job.collection == job.collection && of.second.job.key == job.key;
+  };
+  // A document may have two: one that is under way, and one that has not begun.
+  auto at = std::find_if(jobs_.begin(), jobs_.end(), [&](auto const& of) { return is_it(of) && !of.second.running; });
+  if (at == jobs_.end()) return std::any_of(jobs_.begin(), jobs_.end(), is_it) ? Withdrawn::busy : Withdrawn::absent;
+  job = at->second.job;
+  if (Status status = remove_.bind(1, job.id).run(); !status.ok()) return status;
+  if (!job.key.empty() && at->second.failures == 0 && documents_due_ > 0) --documents_due_;
+  jobs_.erase(at);
+  return Withdrawn::withdrawn;
 }
 
 Status CrawlJobs::set_running(Entry& entry, bool running) {

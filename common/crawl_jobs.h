@@ -33,6 +33,10 @@ class CrawlJobs {
   enum class Added { accepted, joined, busy, full };
   [[nodiscard]] Result<Added> add(CrawlJob& job);
 
+  // Takes back what has not begun, or failed. busy: it is under way. absent: there is no such job.
+  enum class Withdrawn { withdrawn, busy, absent };
+  [[nodiscard]] Result<Withdrawn> withdraw(CrawlJob& job);
+
   // The next that is due; it is under way then.
   [[nodiscard]] Result<std::optional<CrawlJob>> begin();
   [[nodiscard]] Status done(CrawlJob const& job);

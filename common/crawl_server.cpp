@@ -190,7 +190,9 @@ class Server {
     }
     if (!target.starts_with("/crawl/"))
       return refused(404, "there are /crawl/COLLECTION, /crawl/COLLECTION/KEY, /status");
-    if (request.method != "POST") return refused(405, "a crawl is for POST", "Allow", "POST");
+    bool const withdraws = request.method == "DELETE";
+    if (request.method != "POST" && !withdraws)
+      return refused(405, "a crawl is for POST, or DELETE", "Allow", "POST, DELETE");
     target.remove_prefix(std::string_view("/crawl/").size());
     CrawlJob job;
     std::size_t const slash = target.find('/');
@@ -204,19 +206,38 @@ class Server {
         return refused(400, fmt::format("{}: a key that {}", json_string(*text), fault));
       *to = std::move(*text);
     }
-    auto const added = jobs_.add(job);
-    if (!added) {
-      say_warning(added.status().what());
-      return refused(503, "the job cannot be kept", "Retry-After", "10");
-    }
-    if (*added == CrawlJobs::Added::full) return refused(503, "too many jobs wait", "Retry-After", "10");
+    return withdraws ? withdraw(job) : accept(job);
+  }
+
+  static std::string told(CrawlJob const& job) {
     std::string body = fmt::format(R"({{"id":{},"collection":{})", job.id, json_string(job.collection));
-    if (document) body += R"(,"key":)" + json_string(job.key);
+    if (!job.key.empty()) body += R"(,"key":)" + json_string(job.key);
+    return body;
+  }
+
+  static Answer unkept(Status const& status) {
+    say_warning(status.what());
+    return refused(503, "the jobs cannot be written", "Retry-After", "10");
+  }
+
+  Answer accept(CrawlJob& job) {
+    auto const added = jobs_.add(job);
+    if (!added) return unkept(added.status());
+    if (*added == CrawlJobs::Added::full) return refused(503, "too many jobs wait", "Retry-After", "10");
+    std::string const body = told(job);
     if (*added == CrawlJobs::Added::busy)
       return {409, body + R"(,"error":"this collection has a job that is not done yet"})"};
     std::uint64_t const one = 1;
     (void)!::write(wake_.get(), &one, sizeof one);
     return {202, body + "}"};
+  }
+
+  Answer withdraw(CrawlJob& job) {
+    auto const withdrawn = jobs_.withdraw(job);
+    if (!withdrawn) return unkept(withdrawn.status());
+    if (*withdrawn == CrawlJobs::Withdrawn::absent) return refused(404, "there is no such job");
+    if (*withdrawn == CrawlJobs::Withdrawn::busy) return refused(409, "this job is under way");
+    return {200, told(job) + "}"};
   }
 
   // ---- jobs

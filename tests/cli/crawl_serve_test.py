@@ -154,6 +154,26 @@ class Jobs(Base):
         self.assertEqual(self.keys(), self.all_keys())
         wait_for(lambda: "is a scalar, not a collection" in json.dumps(self.status()), 90, what="the scalar's reason")
 
+    def test_a_job_that_can_never_succeed_is_taken_back(self):
+        self.db.put("scalar", 5)
+        self.start("--rate", "100/s")
+        self.post("scalar")
+        wait_for(lambda: "is a scalar" in json.dumps(self.status()), what="the scalar's reason")
+        wait_for(lambda: self.ask("DELETE", "/crawl/scalar") == (200, {"id": 1, "collection": "scalar"}), what="a pause between two tries")
+        self.assertEqual(self.ask("DELETE", "/crawl/scalar")[0], 404)
+        self.post("orders")
+        wait_for(lambda: len(self.keys()) > 3, what="events")
+        self.assertEqual(self.ask("DELETE", "/crawl/orders"), (409, {"error": "this job is under way"}))
+        self.post("other")
+        self.assertEqual(self.ask("DELETE", "/crawl/orders/a")[0], 404)
+        self.end()
+        self.start("--rate", "100/s")
+        self.assertEqual(self.ask("DELETE", "/crawl/other"), (200, {"id": 3, "collection": "other"}))
+        self.idle()
+        self.assertEqual(self.keys(), self.all_keys())
+        self.end()
+        self.assertEqual([f.name for f in self.box.glob("s.*") if f.name != "s.serve.lock"], [])
+
     def test_a_pipeline_that_is_wrong_ends_it_and_keeps_the_job(self):
         self.start(pipeline="no-such-program-here")
         self.post("orders")
@@ -172,7 +192,7 @@ class Asking(Base):
                 ("POST", "/crawl/", 400, "is empty"), ("POST", "/crawl/orders/", 400, "is empty"), ("POST", "/crawl/a/b/c", 400, "has a / in it"),
                 ("POST", "/crawl/a%2Fb", 400, "has a / in it"), ("POST", "/crawl/a%", 400, "percent"), ("POST", "/crawl/a%zz", 400, "percent"),
                 ("POST", "/crawl/a%ff", 400, "UTF-8"), ("POST", "/crawl/a$", 400, "has a $ in it"), ("POST", "/crawl/a%00", 400, "control"),
-                ("POST", "/crawl/o/" + "x" * 769, 400, "768 bytes"), ("DELETE", "/crawl/orders", 405, "POST"), ("GET", "/status/x", 404, "")):
+                ("POST", "/crawl/o/" + "x" * 769, 400, "768 bytes"), ("PUT", "/crawl/orders", 405, "POST"), ("DELETE", "/crawl/orders", 404, "no such job"), ("GET", "/status/x", 404, "")):
             with self.subTest(target=target, method=method):
                 got, body = self.ask(method, target)
                 self.assertEqual(got, status, body)
