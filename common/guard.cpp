@@ -36,7 +36,7 @@ constexpr double kSlower = 1.5;      // what doubling becomes where the target i
 constexpr double kStep = 0.02;       // of the rate that was too high: the first step from there
 constexpr double kFaster = 1.25;     // each is longer than the one before, up to
 constexpr double kLongest = 0.25;    // of the rate
-constexpr double kAgain = 0.95;      // of the rate that was too high, and
+constexpr double kBeyond = 1.05;     // times the rate that was too high, at no more than
 constexpr double kIdle = 0.5;        // of the target: others have gone, it is too high no more
 constexpr double kUsed = 0.7;        // of the rate must be used for it to grow
 constexpr Duration kSettle = std::chrono::milliseconds(500);
@@ -159,7 +159,7 @@ void Aimd::cut(double load_now, Duration now) {
 void Aimd::grow(double load_now, Duration now) {
   double const used = static_cast<double>(passed_) / std::max(1e-3, seconds_of(now - *since_));
   if (load_now < kRoom && used >= rate_ * kUsed) {
-    if (rate_ >= too_high_ * kAgain && load_now < kIdle) too_high_ = 0;
+    if (rate_ >= too_high_ * kBeyond && load_now < kIdle) too_high_ = 0;
     if (too_high_ == 0) {
       rate_ *= std::clamp(kRoom / load_now, kSlower, 2.0);
     } else if (rate_ < too_high_ * kNear) {

@@ -38,8 +38,8 @@ struct Sample {
 // It doubles until the target is first exceeded; then it is cut, by more the more the target is exceeded. A cut
 // that was not enough is followed by a deeper one: others have come, and they wait. From there it goes back
 // half-way to the rate that was too high, and near it and beyond it grows by steps, each longer than the one before, as
-// long as what is measured leaves room and the rate is used. Where half of the target is left there, others have gone,
-// and it doubles again. What was measured before a cut says nothing of the rate after it.
+// long as what is measured leaves room and the rate is used. Where half of the target is left beyond it, others have
+// gone, and it doubles again. What was measured before a cut says nothing of the rate after it.
 //
 // Pure bookkeeping: no clock, no probes. Times are those of Clock::steady().
 class Aimd {

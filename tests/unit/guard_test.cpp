@@ -19,7 +19,7 @@ class System {
 
   struct Time {
     double mean = 0, worst = 0;     // of our rate; of the mean answer in seconds
-    double exceeded = 0, felt = 0;  // shares of the time: above the target; by more than a quarter
+    double exceeded = 0, felt = 0;  // shares of the time: above the target; by more than a half
   };
   // Lets it go on under this load by others, offered so much by us.
   Time run(double others, Duration length, double offered = 1e12) {
@@ -38,7 +38,7 @@ class System {
       time.worst = std::max(time.worst, mean);
       double const p95 = mean * 1.6;  // with this spread
       time.exceeded += p95 > 0.05 ? 1 : 0;
-      time.felt += p95 > 0.0625 ? 1 : 0;
+      time.felt += p95 > 0.075 ? 1 : 0;
     }
     time.mean /= steps;
     time.exceeded /= steps;
@@ -94,7 +94,7 @@ TEST_CASE("others who come all at once wait for a few seconds at most, and it is
     System system(capacity);
     for (int round = 0; round < 5; ++round) {
       system.run(capacity * 0.1, 60s);
-      CHECK(system.run(capacity * 0.85, 5s).felt <= 0.5);
+      CHECK(system.run(capacity * 0.85, 5s).felt <= 0.4);
       CHECK(system.run(capacity * 0.85, 55s).felt == 0);
       system.run(capacity * 0.1, 30s);
       CHECK(system.rate() > capacity * 0.4);
