@@ -513,11 +513,11 @@ MHD_Result Rtdb::begin_stream(MHD_Connection* connection, Path path, std::string
   {
     std::shared_lock const tree_lock(tree_mutex_);
     std::string first = event("put", "/", json_of(tree_.find(path)));
-    std::lock_guard const lock(mutex_);
     if (first.size() > options_.max_response)
       return send(
           connection, request,
           {400, error_body("Data requested exceeds the maximum size that can be accessed with a single request.")});
+    std::lock_guard const lock(mutex_);
     begun = &streams_.emplace_back();
     begun->path = std::move(path);
     begun->token = std::move(token);
