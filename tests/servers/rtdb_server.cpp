@@ -513,19 +513,21 @@ MHD_Result Rtdb::begin_stream(MHD_Connection* connection, Path path, std::string
   {
     std::shared_lock const tree_lock(tree_mutex_);
     std::string first = event("put", "/", json_of(tree_.find(path)));
-    if (first.size() > options_.max_response)
-      return send(
-          connection, request,
-          {400, error_body("Data requested exceeds the maximum size that can be accessed with a single request.")});
     std::lock_guard const lock(mutex_);
-    begun = &streams_.emplace_back();
-    begun->path = std::move(path);
-    begun->token = std::move(token);
-    begun->queue.push_back(std::move(first));
-    begun->socket = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-    begun->last = Steady::now();
-    ++streams_begun_;
+    if (first.size() <= options_.max_response) {
+      begun = &streams_.emplace_back();
+      begun->path = std::move(path);
+      begun->token = std::move(token);
+      begun->queue.push_back(std::move(first));
+      begun->socket = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+      begun->last = Steady::now();
+      ++streams_begun_;
+    }
   }
+  if (begun == nullptr)
+    return send(
+        connection, request,
+        {400, error_body("Data requested exceeds the maximum size that can be accessed with a single request.")});
   struct Body {
     Rtdb* rtdb;
     Stream* stream;
