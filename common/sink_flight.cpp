@@ -148,11 +148,12 @@ Status SinkFlight::look_after(Duration now) {
 
 Status SinkFlight::tell_waiting(Duration now) {
   if (told_of_ == waiting_since_ && now - last_told_ < kTellEvery) return {};
-  // Whoever feels for a service's limit is refused there time and again.
-  if (told_of_ != waiting_since_ && (why_ != said_ || now - said_at_ >= kTellEvery)) {
+  // Once of each time that we wait; whoever feels for a service's limit is refused there time and again.
+  if (said_of_ != waiting_since_ && (why_ != said_ || now - said_at_ >= kTellEvery)) {
     say_warning(fmt::format("waiting: {}", why_));
     said_ = why_;
     said_at_ = now;
+    said_of_ = waiting_since_;
   }
   told_of_ = waiting_since_;
   last_told_ = now;

@@ -101,7 +101,8 @@ class SinkFlight {
   std::uint64_t stored_ = 0, unkeyed_ = 0;
   Duration newest_stored_{};  // when that was started
   bool accepted_ = false;
-  std::optional<Duration> waiting_since_, told_of_;  // since when none had an outcome, after one that failed
+  std::optional<Duration> waiting_since_;      // since when none had an outcome, after one that failed
+  std::optional<Duration> told_of_, said_of_;  // to the source; to the operator
   Duration last_outcome_{}, last_told_{}, said_at_{};
   std::string why_, said_;
 };

@@ -218,6 +218,19 @@ class Answers(HttpWrite):
         self.assertEqual((done.exit, done.stderr), (0, "http-write: waiting: status 503: busy 0\nhttp-write: waiting: status 503: busy 1\n"))
         self.assertEqual(len(server.documents), 30)
 
+    def test_a_long_outage_after_a_short_one_of_the_same_cause_is_told(self):
+        ends = []
+
+        def rule(_, server):
+            if len(server.asked) == 4:
+                ends.append(time.monotonic() + 3)
+            return (503, "busy") if len(server.asked) == 2 or (ends and time.monotonic() < ends[0]) else None
+        server = self.server(rule)
+        done = run(["faketime", "-f", "+0 x20", tool("http-write"), server.url + "/orders/{subject}", "--max-in-flight", "1"],
+                   lines(*(event(n, {}) for n in range(6))))  # a minute of outage
+        self.assertEqual((done.exit, done.stderr), (0, 2 * "http-write: waiting: status 503: busy\n"))
+        self.assertEqual(len(server.documents), 6)
+
     def test_a_record_that_breaks_the_service_is_found_out_and_only_it(self):
         server = self.server(lambda asked, _: (500, "oops") if b"bad" in asked.body else None, delay=lambda: 0.003)
         records = [event(n, {"n": "bad" if n == 5 else n}, subject=f"s{n}") for n in range(8000)]
